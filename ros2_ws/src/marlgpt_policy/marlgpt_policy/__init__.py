@@ -1,0 +1,1 @@
+"""Everything a robot needs at run time: maps, encoders, policy, shield and motion (no ROS outside `nodes`)."""
