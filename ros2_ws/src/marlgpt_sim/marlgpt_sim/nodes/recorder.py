@@ -1,0 +1,218 @@
+"""Record topics to an MCAP bag: a class for programs that own a node, and a node of its own.
+
+``recorder`` node, parameters:
+
+- ``output`` (string): folder of the bag; must not exist.
+- ``topics`` (string array): names of the topics to record, relative or absolute; empty records every topic.
+- ``flush_period`` (double) [s]: longest time that a message stays in memory only.
+
+It subscribes to whatever the named topics turn out to be, as their publishers appear.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import rclpy
+from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+
+from ..recorder import BagWriter, TopicSpec
+
+_DISCOVERY_PERIOD = 0.5  # s between two looks at the graph
+_UNRECORDED = ("/rosout", "/parameter_events")
+
+
+class BagRecorder:
+    """Record topics with the subscriptions of a node; a context manager that closes the bag.
+
+    Messages are stored as the bytes that crossed the wire and stamped with the node's clock, so with
+    simulation time if the node uses that. The bag is complete once `close` returns.
+
+    Args:
+        node: Node that subscribes; whoever owns it spins it.
+        path: Folder of the bag; must not exist.
+        topics: What to record; more can follow with `add`.
+        flush_period: Longest time that a message stays in memory only [s, wall time].
+
+    Raises:
+        FileExistsError: `path` exists already.
+        FileNotFoundError: The ``.msg`` files of a package are missing.
+        ModuleNotFoundError: The Python messages of a package are missing.
+    """
+
+    def __init__(
+        self, node: Node, path: str | Path, topics: Sequence[TopicSpec], flush_period: float = 2.0
+    ) -> None:
+        """Open the bag and subscribe."""
+        self._node = node
+        self._subscriptions: dict[str, object] = {}
+        self._announced: set[str] = set()
+        self._specs: dict[str, TopicSpec] = {}
+        self._writer = BagWriter(path, {topic.type.split("/")[0] for topic in topics}, flush_period)
+        try:
+            for topic in topics:
+                self.add(topic)
+        except Exception:
+            self.close()
+            raise
+
+    @property
+    def path(self) -> Path:
+        """Folder of the bag."""
+        return self._writer.path
+
+    @property
+    def messages(self) -> int:
+        """Messages recorded so far [count]."""
+        return self._writer.messages
+
+    def add(self, topic: TopicSpec) -> None:
+        """Record one more topic; a second request for the same name changes nothing."""
+        name = self._node.resolve_topic_name(topic.name)
+        if name in self._subscriptions:
+            return
+        package, _, kind = topic.type.split("/")
+        message = getattr(importlib.import_module(f"{package}.msg"), kind)
+        profile = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=topic.depth,
+            reliability=ReliabilityPolicy.RELIABLE if topic.reliable else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if topic.latched else DurabilityPolicy.VOLATILE,
+        )
+        self._specs[name] = topic
+        self._subscriptions[name] = self._node.create_subscription(
+            message, name, lambda data: self._write(name, topic, data), profile, raw=True
+        )
+
+    def close(self) -> None:
+        """Unsubscribe, list the silent topics too, and complete the bag; more calls do nothing."""
+        for subscription in self._subscriptions.values():
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
+        for name, topic in self._specs.items():
+            if name not in self._announced:
+                self._writer.add_topic(name, topic.type, [topic.qos()])
+        self._writer.close()
+
+    def __enter__(self) -> BagRecorder:
+        """Return the open recorder."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the bag, also after an error."""
+        self.close()
+
+    def _write(self, name: str, topic: TopicSpec, data: bytes) -> None:
+        stamp = self._node.get_clock().now().nanoseconds
+        if name not in self._announced:
+            offered = [_stored(info.qos_profile) for info in self._node.get_publishers_info_by_topic(name)]
+            self._writer.add_topic(name, topic.type, offered or [topic.qos()])
+            self._announced.add(name)
+        self._writer.write(name, topic.type, data, stamp)
+
+
+class RecorderNode(Node):
+    """Node that records the topics named by its parameters until it is stopped."""
+
+    def __init__(self, **options: object) -> None:
+        """Declare the parameters and open the bag.
+
+        Raises:
+            ValueError: ``output`` is empty.
+            FileExistsError: ``output`` exists already.
+        """
+        super().__init__("recorder", **options)
+        described = ParameterDescriptor
+        output = self.declare_parameter(
+            "output", "", described(description="folder of the bag; must not exist", read_only=True)
+        ).value
+        self._wanted = self.declare_parameter(
+            "topics",
+            rclpy.Parameter.Type.STRING_ARRAY,
+            described(description="topics to record; empty: every topic", read_only=True),
+        ).value
+        period = self.declare_parameter(
+            "flush_period",
+            2.0,
+            described(
+                description="longest time that a message stays in memory only [s]",
+                floating_point_range=[FloatingPointRange(from_value=0.0, to_value=60.0)],
+                read_only=True,
+            ),
+        ).value
+        if not output:
+            raise ValueError("parameter 'output' is empty: set it to the folder of the bag")
+        self._wanted = {self.resolve_topic_name(name) for name in self._wanted or () if name}
+        self._unusable: set[str] = set()
+        self.recorder = BagRecorder(self, output, [], period)
+        self.get_logger().info(f"recording to {output}")
+        wall = rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
+        self.create_timer(_DISCOVERY_PERIOD, self._discover, clock=wall)
+
+    def _discover(self) -> None:
+        """Subscribe to the wanted topics that have a publisher, in the way its publishers offer."""
+        for name, types in self.get_topic_names_and_types():
+            if name in self._unusable or name in _UNRECORDED or (self._wanted and name not in self._wanted):
+                continue
+            profiles = [info.qos_profile for info in self.get_publishers_info_by_topic(name)]
+            if not profiles:
+                continue
+            spec = TopicSpec(
+                name,
+                types[0],
+                reliable=all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in profiles),
+                latched=all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles),
+            )
+            try:
+                self.recorder.add(spec)
+            except (ModuleNotFoundError, AttributeError) as error:
+                self._unusable.add(name)
+                self.get_logger().warning(f"cannot record {name}: {error}")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the node until SIGINT or SIGTERM, then complete the bag."""
+    rclpy.init(args=args)
+    node = RecorderNode()
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C must not tear the index
+            signal.signal(number, signal.SIG_IGN)
+        node.recorder.close()
+        print(f"recorded {node.recorder.messages} messages to {node.recorder.path}", flush=True)
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _stored(profile: QoSProfile) -> Qos:
+    """The form in which a bag stores a profile; both number the policies as ``rmw`` does."""
+    return Qos(
+        history=QosHistory(int(profile.history)),
+        depth=profile.depth,
+        reliability=QosReliability(int(profile.reliability)),
+        durability=QosDurability(int(profile.durability)),
+        deadline=_time(profile.deadline),
+        lifespan=_time(profile.lifespan),
+        liveliness=QosLiveliness(int(profile.liveliness)),
+        liveliness_lease_duration=_time(profile.liveliness_lease_duration),
+        avoid_ros_namespace_conventions=profile.avoid_ros_namespace_conventions,
+    )
+
+
+def _time(duration: Duration) -> QosTime:
+    return QosTime(*divmod(duration.nanoseconds, 10**9))
+
+
+if __name__ == "__main__":
+    main()
