@@ -9,12 +9,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
-
 from marlgpt_policy.draw import draw_grid
 from marlgpt_policy.geometry import rotate
 from marlgpt_policy.grid import NavGrid, build_grid, lattice_clearance, smallest_cell_size
 from marlgpt_policy.occupancy import MapError, OccupancyMap, load_map_yaml
+from PIL import Image
 
 MAPS = Path(__file__).parents[2].parent / "shared/maps"
 

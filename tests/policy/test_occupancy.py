@@ -10,8 +10,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
-
 from marlgpt_policy import occupancy
 from marlgpt_policy.geometry import quaternion_of
 from marlgpt_policy.occupancy import (
@@ -22,6 +20,7 @@ from marlgpt_policy.occupancy import (
     save_map_yaml,
     to_occupancy_data,
 )
+from PIL import Image
 
 GOOD = {
     "image": "map.pgm",

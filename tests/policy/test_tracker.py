@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from marlgpt_policy.tracker import Drive, MotionLimits, TrackResult, track
 
 DEFAULT = MotionLimits()
