@@ -1,10 +1,11 @@
 """Start-up hook of the project's virtual environment: makes the colcon workspace usable without sourcing it.
 
-`.ci/setup.sh` copies this file into the site-packages of `.venv`, next to a `.pth` file that imports it. Every
-Python of that environment then finds the message packages built in `ros2_ws/install`: their Python modules on
-`sys.path`, their resources through `AMENT_PREFIX_PATH` and their shared libraries through `LD_LIBRARY_PATH`. The
-dynamic loader reads that last variable only when a process starts, so the hook starts Python once more with the same
-arguments if the workspace is not yet in it. Without a built workspace it does nothing.
+`.ci/setup.sh` copies this file into the site-packages of `.venv`, next to a `.pth` file that imports it.
+Every Python of that environment then finds the message packages built in `ros2_ws/install`: their Python
+modules on `sys.path`, their resources through `AMENT_PREFIX_PATH` and their shared libraries through
+`LD_LIBRARY_PATH`. The dynamic loader reads that last variable only when a process starts, so the hook starts
+Python once more with the same arguments if the workspace is not yet in it. Without a built workspace, or with
+`MARLGPT_NO_WORKSPACE` set, it does nothing.
 """
 
 import os
@@ -22,7 +23,8 @@ def _prepend(variable, path):
 
 def _activate():
     install = os.path.join(os.path.dirname(sys.prefix), "ros2_ws", "install")
-    modules = os.path.join(install, "lib", f"python{sys.version_info.major}.{sys.version_info.minor}", "site-packages")
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    modules = os.path.join(install, "lib", python, "site-packages")
     if not os.path.isdir(os.path.join(modules, "marlgpt_msgs")):
         return
     if modules not in sys.path:
@@ -39,5 +41,5 @@ def _activate():
     os.execve(sys.executable, sys.orig_argv, os.environ)
 
 
-if os.name == "posix" and sys.prefix != sys.base_prefix:
+if sys.prefix != sys.base_prefix and not os.environ.get("MARLGPT_NO_WORKSPACE"):
     _activate()

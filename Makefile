@@ -1,0 +1,42 @@
+# Everything runs from the project's own environment in .venv; the first command that needs it creates it.
+VENV := .venv
+PY := $(VENV)/bin/python
+SETUP := $(VENV)/.packages ros2_ws/install/.built
+
+# Peers on this machine only: no talk with other ROS 2 systems on the network.
+export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+setup: ## Create or refresh .venv and the ROS 2 workspace (PYTHON=python3.12 to choose the interpreter)
+	@PYTHON='$(PYTHON)' .ci/setup.sh
+
+$(SETUP) &:
+	@PYTHON='$(PYTHON)' .ci/setup.sh
+
+demo: | $(SETUP) ## Drive a simulated fleet (MAP=... ROBOTS=... DURATION=... SEED=... POLICY=...)
+	$(VENV)/bin/marlgpt demo $(if $(MAP),--map '$(MAP)') $(if $(ROBOTS),--robots '$(ROBOTS)') \
+		$(if $(DURATION),--duration '$(DURATION)') $(if $(SEED),--seed '$(SEED)') \
+		$(if $(POLICY),--policy '$(POLICY)')
+
+test: | $(SETUP) ## Run the tests (ARGS=... for pytest)
+	PYTHONHASHSEED=0 $(PY) -m pytest $(ARGS)
+
+lint: | $(SETUP) ## Check style and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: | $(SETUP) ## Fix style and formatting
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: | $(SETUP) ## Run every benchmark
+	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) "$$script"; done
+
+clean: ## Remove build results, logs and caches; keeps .venv
+	rm -rf build out log ros2_ws/build ros2_ws/install ros2_ws/log .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

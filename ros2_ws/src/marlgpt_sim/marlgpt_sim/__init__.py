@@ -1,0 +1,1 @@
+"""Fleet simulator, maps, task source, demo and report (no ROS outside `nodes` and the children of the demo)."""

@@ -1,0 +1,35 @@
+"""ament_python packaging of the fleet simulator; also installs the launch files of the repository."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+NAME = "marlgpt_sim"
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={"": ["*.html", "*.json", "*.yaml"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/config", sorted(glob("config/*.yaml"))),
+        # `launch` is a symbolic link to the launch files at the top of the repository.
+        (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py"))),
+        (f"share/{NAME}/maps", sorted(glob("maps/*.*"))),
+    ],
+    install_requires=["setuptools"],
+    zip_safe=False,
+    maintainer="The MARL-GPT ROS 2 maintainers",
+    maintainer_email="maintainers@marlgpt.example",
+    description="Fleet simulator for MARL-GPT robot fleets",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            f"map_publisher = {NAME}.nodes.map_publisher:main",
+            f"simulator = {NAME}.nodes.simulator:main",
+            f"task_source = {NAME}.nodes.task_source:main",
+        ]
+    },
+)
