@@ -1,0 +1,47 @@
+"""The ``marlgpt`` command: one entry, each subcommand imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+# name -> (module with Args and main, one sentence)
+COMMANDS = {
+    "demo": ("marlgpt_sim.demo", "drive a simulated fleet over ROS 2 and write summary, report and bag"),
+    "collect": ("marlgpt_training.collect", "collect labelled expert episodes into a trajectory store"),
+    "train": ("marlgpt_training.train", "train a policy on a store, with data aggregation beside it"),
+    "evaluate": ("marlgpt_training.evaluate", "evaluate policies in the real pogema package"),
+    "export": ("marlgpt_training.export", "export a checkpoint to ONNX and check parity with PyTorch"),
+    "map": ("marlgpt_sim.map_command", "convert a map_server map into the grid a robot can drive, with a picture"),
+}
+
+
+def usage() -> str:
+    """Help text of the bare command."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "usage: marlgpt COMMAND [options]\n\n" + "\n".join(lines) + "\n\nmarlgpt COMMAND --help lists its options."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand; returns its exit code (2 for a wrong command line, 1 for bad input)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if argv else 2
+    if argv[0] not in COMMANDS:
+        print(f"marlgpt: unknown command '{argv[0]}'\n\n{usage()}", file=sys.stderr)
+        return 2
+    import tyro
+
+    module = importlib.import_module(COMMANDS[argv[0]][0])
+    args = tyro.cli(module.Args, prog=f"marlgpt {argv[0]}", args=argv[1:])
+    try:
+        return module.main(args)
+    except (ValueError, OSError) as error:
+        print(f"marlgpt {argv[0]}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

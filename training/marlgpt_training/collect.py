@@ -1,0 +1,196 @@
+"""Collect labelled POGEMA episodes: an expert drives, or a student drives and the expert labels (DAgger)."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from marlgpt_policy.encoders import pogema
+from marlgpt_policy.shield import rank_moves, resolve
+from marlgpt_training import maps
+from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
+from marlgpt_training.experts.pibt import Pibt
+from marlgpt_training.grid_env import GridEnv
+from marlgpt_training.store import Episode, shards, write_shard
+
+# How often each map family is drawn; random maps are what most fleets' free space looks like.
+FAMILY_WEIGHTS = {"random": 0.45, "maze": 0.2, "warehouse": 0.2, "rooms": 0.15}
+HELD_OUT = 1_000_000
+"""Map seeds from here on are kept for validation; training draws smaller ones."""
+
+
+def draw_scenario(rng: np.random.Generator) -> tuple[str, np.ndarray, int, bool]:
+    """(family, free cells, agents, lifelong) of one training episode."""
+    family = str(rng.choice(list(FAMILY_WEIGHTS), p=list(FAMILY_WEIGHTS.values())))
+    options = {}
+    if family == "random" and rng.random() < 0.4:  # other sizes than the benchmark family's
+        low = int(rng.integers(9, 33))
+        options = {"low": low, "high": low + 4}
+    free = maps.generate(family, int(rng.integers(HELD_OUT)), **options)
+    space = int(free.sum())
+    densest = 0.45 if family == "random" else 0.3
+    agents = int(np.clip(rng.uniform(0.01, densest) * space, 4, 128))
+    return family, free, min(agents, space // 2), bool(rng.random() < 0.8)
+
+
+def window_of(family: str) -> int:
+    """Planning window of the expert: longer where corridors are long."""
+    return 12 if family == "random" else 20
+
+
+class Rollout:
+    """One running episode whose states are labelled by the expert."""
+
+    def __init__(self, rng: np.random.Generator, driver: str, expert: str, steps: int) -> None:
+        """Draw a scenario; ``driver`` is ``expert``, ``student`` or ``shielded``."""
+        self.family, free, agents, lifelong = draw_scenario(rng)
+        self.seed = int(rng.integers(2**31))
+        self.rng = rng
+        self.driver, self.expert_name = driver, expert
+        self.env = GridEnv.sample(free, agents, lifelong, self.seed)
+        self.limit = steps if lifelong else min(steps, 96)
+        mode = LIFELONG if lifelong else ONE_SHOT
+        window = window_of(self.family)
+        self.expert = (
+            LnsExpert(self.env.moves, agents, mode, window, seed=self.seed)
+            if expert == "lns"
+            else Pibt(self.env.moves, agents, self.seed)
+        )
+        self.temperature = float(rng.choice([0.5, 1.0]))
+        self.waited = rng.random(agents)
+        self.starts = self.env.cells.copy()
+        self.events = [(0, i, *self.env.goals[i]) for i in range(agents)]
+        self.actions, self.labels, self.rewards = [], [], []
+
+    def label(self) -> np.ndarray:
+        """The expert's joint move in the current state, int8[n]."""
+        env = self.env
+        if self.expert_name == "lns":
+            return self.expert.act(env.cells, env.goals, env.fields, env.field_of)
+        return self.expert.act(env.cells, env.fields, env.field_of, env.arrived)
+
+    def observe(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Encoded observations of all agents."""
+        env = self.env
+        return pogema.encode(env.fields, env.cells, env.goals, env.history, env.moves)
+
+    def advance(self, logits: np.ndarray | None, mask: np.ndarray | None) -> bool:
+        """Label, drive one step and record; True when the episode is over."""
+        env, label = self.env, self.label()
+        action = label
+        if self.driver != "expert":
+            proposed = sample(logits, self.temperature, self.rng)
+            action = proposed
+            if self.driver == "shielded":
+                action = resolve(env.cells, rank_moves(logits, proposed, mask), self.waited, env.moves)
+        before = env.goals
+        done = env.step(action)
+        self.waited = np.where(env.arrived, self.rng.random(len(done)), self.waited + 1)
+        step = len(self.actions) + 1
+        self.events += [(step, i, *env.goals[i]) for i in np.flatnonzero((env.goals != before).any(axis=1))]
+        self.actions.append(done)
+        self.labels.append(label)
+        self.rewards.append(env.arrived)
+        return step >= self.limit or (not env.lifelong and bool(env.arrived.all()))
+
+    def episode(self) -> Episode:
+        """What happened so far."""
+        return Episode(
+            free=self.env.free, starts=self.starts, goal_events=np.array(self.events),
+            actions=np.array(self.actions), labels=np.array(self.labels), rewards=np.array(self.rewards),
+            ended=not self.env.lifelong and bool(self.env.arrived.all()),
+            source=self.expert_name if self.driver == "expert" else f"{self.driver}+{self.expert_name}",
+            scenario=self.family, seed=self.seed, spec={"lifelong": self.env.lifelong},
+        )
+
+
+def sample(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> np.ndarray:
+    """int8[n] moves drawn from softmax(logits / temperature), logits float[n, 20] with masked ones at -1e9."""
+    noise = rng.gumbel(size=(len(logits), 5))
+    return np.argmax(logits[:, :5].astype(np.float64) / temperature + noise, axis=1).astype(np.int8)
+
+
+def collect_shard(path: Path, seed: int, episodes: int, steps: int, expert: str, forward=None) -> int:
+    """Roll out ``episodes`` episodes side by side and write them as one shard; labelled agent steps.
+
+    Args:
+        path: Shard to write.
+        seed: Seed of everything in it.
+        episodes: Number of episodes.
+        steps: Step limit of an episode.
+        expert: ``lns`` or ``pibt``.
+        forward: Student, a function (values, valid, mask) -> logits [n, 20]; None for expert episodes.
+    """
+    rng = np.random.default_rng(seed)
+    drivers = ["expert"] * episodes if forward is None else list(rng.choice(["student", "shielded"], episodes))
+    running = [Rollout(np.random.default_rng([seed, k]), drivers[k], expert, steps) for k in range(episodes)]
+    finished = []
+    while running:
+        logits_of = [None] * len(running)
+        masks = [None] * len(running)
+        if forward is not None:
+            observed = [rollout.observe() for rollout in running]
+            logits = forward(*(np.concatenate(parts) for parts in zip(*observed, strict=True)))
+            cuts = np.cumsum([len(o[0]) for o in observed])[:-1]
+            logits_of = np.split(logits, cuts)
+            masks = [o[2] for o in observed]
+        still = []
+        for k, rollout in enumerate(running):
+            (finished if rollout.advance(logits_of[k], masks[k]) else still).append(rollout)
+        running = still
+    done = [rollout.episode() for rollout in finished]
+    write_shard(path, done)
+    return sum(episode.actions.size for episode in done)
+
+
+@dataclasses.dataclass
+class Args:
+    """Collect expert episodes into a trajectory store."""
+
+    out: Path = Path("out/store")
+    """Folder of the store; existing shards are kept and numbering goes on, so a stopped run resumes."""
+    shards: int = 16
+    """Number of shards the store should hold in the end."""
+    episodes: int = 24
+    """Episodes in one shard."""
+    steps: int = 128
+    """Step limit of a lifelong episode."""
+    expert: str = "lns"
+    """Who drives and labels: lns (large-neighbourhood search) or pibt."""
+    seed: int = 0
+    """Seed of maps, starts, goals and search."""
+    workers: int = max(1, (os.cpu_count() or 2) - 1)
+    """Processes to use."""
+
+
+def _job(job: tuple) -> int:
+    return collect_shard(*job)
+
+
+def main(args: Args) -> int:
+    """Collect what is missing; prints the number of labelled agent steps."""
+    if args.expert not in ("lns", "pibt"):
+        raise SystemExit(f"--expert {args.expert}: choose lns or pibt")
+    present = {path.name for path in shards(args.out)}
+    names = [f"{args.expert}-{args.seed}-{k:05d}.parquet" for k in range(args.shards)]
+    jobs = [
+        (args.out / name, args.seed * 100_003 + k, args.episodes, args.steps, args.expert)
+        for k, name in enumerate(names)
+        if name not in present
+    ]
+    started, total = time.time(), 0
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(args.workers) as pool, tqdm(total=len(jobs), unit="shard") as bar:
+        for count in pool.imap_unordered(_job, jobs):
+            total += count
+            bar.update()
+            bar.set_postfix_str(f"{total / (time.time() - started):,.0f} labels/s")
+    size = sum(path.stat().st_size for path in shards(args.out))
+    print(f"{args.out}: {len(shards(args.out))} shards, {size / 1e6:.1f} MB, {total:,} new labelled agent steps")
+    return 0

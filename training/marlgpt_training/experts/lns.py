@@ -1,0 +1,329 @@
+"""Rolling-horizon large-neighbourhood search: the strong POGEMA expert.
+
+Every agent keeps a plan for the next W steps. Each step the plans are shifted by one, a wait is appended
+(always feasible), and an anytime search improves them: pick a delayed agent and some agents that block it,
+replan the group in random order with space-time A* inside the window, keep the result if the sum of costs is
+not worse (large-neighbourhood search after Li et al. 2021, MAPF-LNS; rolling window after Li et al. 2021,
+RHCR). The cost of a plan is the step at which the agent reaches its goal, or W plus the cost-to-go at the
+window's end. All tie-breaking inside A* is by a fixed move order, so that labels depend on the state.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from marlgpt_policy.encoders.pogema import MOVES, UNREACHABLE
+from marlgpt_training.experts.pibt import pibt_actions
+
+LIFELONG, ONE_SHOT = 0, 1
+# A* expands the last pushed node of the lowest cost first, so the preferred move comes last: wait least.
+PUSH_ORDER = np.array([0, 1, 3, 2, 4], dtype=np.int64)
+MAX_GROUP = 6
+
+
+@numba.njit(cache=True, nogil=True)
+def _step_cost(mode, field, from_cell, to_cell):
+    """One-shot agents pay for every step except resting at the goal; lifelong ones for every step."""
+    if mode == ONE_SHOT and field[from_cell] == 0 and field[to_cell] == 0:
+        return 0
+    return 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _plan_cost(plan, field, mode):
+    """Cost of ``plan`` int32[W + 1] (flat cells) under ``field`` int32[R * C]."""
+    window = plan.shape[0] - 1
+    if mode == LIFELONG:
+        for t in range(window + 1):
+            if field[plan[t]] == 0:
+                return t
+        return window + field[plan[window]]
+    cost = 0
+    for t in range(window):
+        cost += _step_cost(mode, field, plan[t], plan[t + 1])
+    return cost + field[plan[window]]
+
+
+@numba.njit(cache=True, nogil=True)
+def _astar(start, field, mode, steps, exists, occ, generation, work, out):
+    """Best plan of one agent around all plans in ``occ``; fills ``out`` and returns its cost, -1 if none.
+
+    ``occ`` int32[W + 1, cells] holds the agent in each cell at each step (-1 nobody). Nodes are
+    (step, cell, has visited the goal); open nodes lie in linked lists by cost above the cost-to-go at the
+    start, which is exact because costs never fall along a plan.
+    """
+    stamp, best, parent, entry_node, entry_next, heads = work
+    window = occ.shape[0] - 1
+    cells = occ.shape[1]
+    heads[:] = -1
+    node = start * 2
+    if mode == LIFELONG and field[start] == 0:
+        node += 1
+    stamp[node], best[node], parent[node] = generation, 0, -1
+    entry_node[0], entry_next[0], heads[0] = node, -1, 0
+    size = 1
+    bucket = 0
+    while bucket < heads.shape[0]:
+        entry = heads[bucket]
+        if entry < 0:
+            bucket += 1
+            continue
+        heads[bucket] = entry_next[entry]
+        node = entry_node[entry]
+        if stamp[node] == generation + 1 or best[node] < bucket:
+            continue  # already expanded, or queued again at a lower cost
+        stamp[node] = generation + 1
+        t = node // (2 * cells)
+        cell = (node - t * 2 * cells) // 2
+        visited = node & 1
+        if t == window:
+            walk = node
+            while walk >= 0:
+                step = walk // (2 * cells)
+                out[step] = (walk - step * 2 * cells) // 2
+                walk = parent[walk]
+            return field[start] + bucket
+        for k in range(5):
+            m = PUSH_ORDER[k]
+            if not exists[cell, m]:
+                continue
+            to = cell + steps[m]
+            if occ[t + 1, to] >= 0:
+                continue
+            j = occ[t, to]
+            if j >= 0 and occ[t + 1, cell] == j:
+                continue  # swap
+            seen = visited
+            if mode == ONE_SHOT:
+                extra = _step_cost(mode, field, cell, to) + field[to] - field[cell]
+            elif visited:
+                extra = 0
+            else:
+                extra = 1 + field[to] - field[cell]
+                seen = 1 if field[to] == 0 else 0
+            child = (t + 1) * 2 * cells + to * 2 + seen
+            cost = bucket + extra
+            if cost >= heads.shape[0] or stamp[child] == generation + 1:
+                continue
+            if stamp[child] == generation and best[child] <= cost:
+                continue
+            stamp[child], best[child], parent[child] = generation, cost, node
+            entry_node[size], entry_next[size] = child, heads[cost]
+            heads[cost] = size
+            size += 1
+    return -1
+
+
+@numba.njit(cache=True, nogil=True)
+def _group(i, plans, field, steps, exists, occ, group):
+    """Fill ``group`` with ``i`` and up to 15 agents that stand in its way down the cost-to-go; its size."""
+    window = plans.shape[1] - 1
+    group[0] = i
+    size = 1
+    for t in range(window):
+        cell = plans[i, t]
+        if field[cell] == 0:
+            break
+        for m in range(1, 5):
+            if not exists[cell, m]:
+                continue
+            to = cell + steps[m]
+            if field[to] >= field[cell]:
+                continue
+            for j in (occ[t + 1, to], occ[t, to]):
+                if j < 0 or j == i:
+                    continue
+                known = False
+                for g in range(size):
+                    if group[g] == j:
+                        known = True
+                if not known and size < group.shape[0]:
+                    group[size] = j
+                    size += 1
+    return size
+
+
+@numba.njit(cache=True, nogil=True)
+def _mark(plans, occ, i, value):
+    for t in range(plans.shape[1]):
+        occ[t, plans[i, t]] = value
+
+
+@numba.njit(cache=True, nogil=True)
+def improve(plans, fields, field_of, mode, steps, exists, occ, rounds, seed, counter, work, fresh):
+    """Improve feasible ``plans`` int32[n, W + 1] in place by large-neighbourhood search; the sum of costs.
+
+    ``fresh`` bool[n] marks agents with a new goal, replanned on their own first. ``counter`` int64[1] is the
+    A* generation and lives as long as ``work``.
+    """
+    np.random.seed(seed)
+    n = plans.shape[0]
+    window = plans.shape[1] - 1
+    cost = np.empty(n, dtype=np.int64)
+    best = np.empty(n, dtype=np.int64)
+    for i in range(n):
+        _mark(plans, occ, i, i)
+    out = np.empty(window + 1, dtype=np.int32)
+    for i in range(n):
+        field = fields[field_of[i]]
+        best[i] = field[plans[i, 0]]
+        if fresh[i]:
+            _mark(plans, occ, i, -1)
+            counter[0] += 2
+            if _astar(plans[i, 0], field, mode, steps, exists, occ, counter[0], work, out) >= 0:
+                plans[i] = out
+            _mark(plans, occ, i, i)
+        cost[i] = _plan_cost(plans[i], field, mode)
+    blockers = np.empty(16, dtype=np.int64)
+    saved = np.empty((MAX_GROUP, window + 1), dtype=np.int32)
+    delayed = np.empty(n, dtype=np.int64)
+    for _ in range(rounds):
+        count = 0
+        for i in range(n):
+            if cost[i] > best[i]:
+                delayed[count] = i
+                count += 1
+        if count == 0:
+            break
+        i = delayed[np.random.randint(count)]
+        found = _group(i, plans, fields[field_of[i]], steps, exists, occ, blockers)
+        size = min(found, 2 + np.random.randint(MAX_GROUP - 1))
+        for g in range(1, size):  # a random choice of the blockers, then a random order of all
+            k = g + np.random.randint(found - g)
+            blockers[g], blockers[k] = blockers[k], blockers[g]
+        for g in range(size - 1, 0, -1):
+            k = np.random.randint(g + 1)
+            blockers[g], blockers[k] = blockers[k], blockers[g]
+        before = 0
+        for g in range(size):
+            a = blockers[g]
+            saved[g] = plans[a]
+            before += cost[a]
+            _mark(plans, occ, a, -1)
+        after = 0
+        done = 0
+        for g in range(size):
+            a = blockers[g]
+            counter[0] += 2
+            result = _astar(saved[g, 0], fields[field_of[a]], mode, steps, exists, occ, counter[0], work, out)
+            if result < 0 or after + result > before:
+                break
+            after += result
+            plans[a] = out
+            _mark(plans, occ, a, a)
+            done += 1
+        if done == size:
+            for g in range(size):
+                cost[blockers[g]] = _plan_cost(plans[blockers[g]], fields[field_of[blockers[g]]], mode)
+        else:
+            for g in range(done):
+                _mark(plans, occ, blockers[g], -1)
+            for g in range(size):
+                plans[blockers[g]] = saved[g]
+                _mark(plans, occ, blockers[g], blockers[g])
+    total = 0
+    for i in range(n):
+        total += cost[i]
+        _mark(plans, occ, i, -1)
+    return total
+
+
+@numba.njit(cache=True, nogil=True)
+def _initial_plans(cells, fields, field_of, moves, priority, plans):
+    """Feasible plans from scratch: a PIBT rollout over the window."""
+    rows, cols = moves.shape[0], moves.shape[1]
+    grid_fields = fields.reshape((fields.shape[0], rows, cols))
+    at = cells.copy()
+    for i in range(at.shape[0]):
+        plans[i, 0] = at[i, 0] * cols + at[i, 1]
+    for t in range(1, plans.shape[1]):
+        actions = pibt_actions(at, grid_fields, field_of, moves, priority)
+        for i in range(at.shape[0]):
+            at[i, 0] += MOVES[actions[i], 0]
+            at[i, 1] += MOVES[actions[i], 1]
+            plans[i, t] = at[i, 0] * cols + at[i, 1]
+            if grid_fields[field_of[i], at[i, 0], at[i, 1]] == 0:
+                priority[i] = -1.0 + priority[i] * 1e-6
+            else:
+                priority[i] += 1.0
+
+
+class LnsExpert:
+    """The expert over an episode. It also labels states that somebody else drove into (DAgger)."""
+
+    def __init__(
+        self,
+        moves: np.ndarray,
+        agents: int,
+        mode: int = LIFELONG,
+        window: int = 12,
+        rounds: tuple[int, int] = (60, 4),
+        seed: int = 0,
+    ) -> None:
+        """Prepare an episode.
+
+        Args:
+            moves: bool[R, C, 5] edges of the grid.
+            agents: Number of agents n.
+            mode: ``LIFELONG`` or ``ONE_SHOT`` (agents stay at their goals).
+            window: Planned steps W.
+            rounds: (a, b): a + b * n search rounds per step.
+            seed: Seed of the search.
+        """
+        rows, cols = moves.shape[:2]
+        nodes = (window + 1) * rows * cols * 2
+        self.moves = np.ascontiguousarray(moves)
+        self.mode, self.window, self.rounds = mode, window, rounds[0] + rounds[1] * agents
+        self.exists = self.moves.reshape(rows * cols, 5)
+        self.steps = (MOVES[:, 0] * cols + MOVES[:, 1]).astype(np.int64)
+        self.occ = np.full((window + 1, rows * cols), -1, dtype=np.int32)
+        self.plans = np.zeros((agents, window + 1), dtype=np.int32)
+        self.goals = np.full(agents, -1, dtype=np.int64)
+        self.counter = np.zeros(1, dtype=np.int64)
+        self.work = (
+            np.full(nodes, -1, dtype=np.int64),
+            np.zeros(nodes, dtype=np.int32),
+            np.zeros(nodes, dtype=np.int32),
+            np.zeros(5 * nodes, dtype=np.int32),
+            np.zeros(5 * nodes, dtype=np.int32),
+            np.zeros(2 * window + 3, dtype=np.int64),
+        )
+        self.random = np.random.default_rng(seed)
+        self.ready = False
+
+    def act(self, cells: np.ndarray, goals: np.ndarray, fields: np.ndarray, field_of: np.ndarray) -> np.ndarray:
+        """int8[n] best moves found for agents at ``cells`` int[n, 2] with ``goals`` int[n, 2].
+
+        ``fields`` int32[f, R, C] are cost-to-go fields, ``field_of`` int[n] each agent's field. If the agents
+        did not follow the last plan, plans start from a PIBT rollout.
+
+        Raises:
+            ValueError: Two agents share a cell, or an agent cannot reach its goal.
+        """
+        cols = self.moves.shape[1]
+        cells = cells.astype(np.int64)
+        flat = cells[:, 0] * cols + cells[:, 1]
+        field_of = field_of.astype(np.int64)
+        if len(np.unique(flat)) != len(flat):
+            raise ValueError("two agents share a cell")
+        if (fields[field_of, cells[:, 0], cells[:, 1]] >= UNREACHABLE).any():
+            raise ValueError("an agent cannot reach its goal")
+        goal_cells = goals[:, 0].astype(np.int64) * cols + goals[:, 1]
+        flat_fields = fields.reshape(len(fields), -1)
+        if self.ready and (self.plans[:, 1] == flat).all():
+            self.plans[:, :-1] = self.plans[:, 1:].copy()
+            fresh = goal_cells != self.goals
+        else:
+            priority = self.random.random(len(flat))
+            _initial_plans(cells, flat_fields, field_of, self.moves, priority, self.plans)
+            fresh = np.zeros(len(flat), dtype=np.bool_)
+        self.goals = goal_cells
+        seed = int(self.random.integers(2**31))
+        improve(
+            self.plans, flat_fields, field_of, self.mode, self.steps, self.exists, self.occ,
+            self.rounds, seed, self.counter, self.work, fresh,
+        )
+        self.ready = True
+        delta = self.plans[:, 1].astype(np.int64) - self.plans[:, 0]
+        return np.argmax(delta[:, None] == self.steps[None, :], axis=1).astype(np.int8)

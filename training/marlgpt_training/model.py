@@ -1,0 +1,220 @@
+"""The MARL-GPT model: a non-causal transformer over a universal token layout (arXiv 2604.05943).
+
+Two readings of one layout. ``scalar``: one token per value, value projection plus attribute, time, team and
+agent embeddings (the paper). ``entity``: values that share an entity id become one token; each value is
+expanded into (1, clipped value, below mark, above mark), projected by vectors of its attribute gated by its
+time, and summed. Heads read the last token (the environment token).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from marlgpt_policy.layout import AGENTS, ATTRIBUTES, MAX_ACTIONS, TEAMS, TIMES, TokenLayout
+
+MASKED = -1e9
+"""Logit of an action that the mask forbids."""
+BASIS = 4
+
+
+@dataclass
+class ModelConfig:
+    """Sizes of the model."""
+
+    width: int = 256
+    """Channels of a token."""
+    heads: int = 8
+    """Attention heads."""
+    shared: int = 7
+    """Shared blocks before the actor and the critic block."""
+    reading: str = "scalar"
+    """scalar (one token per value) or entity (one token per entity)."""
+    bins: int = 20
+    """Value bins of the critic."""
+    value_range: tuple[float, float] = (0.0, 1.0)
+    """Return of the lowest and the highest value bin."""
+
+    def to_dict(self) -> dict:
+        """As stored in checkpoints and ONNX metadata."""
+        return asdict(self)
+
+
+PRESETS = {
+    "paper": ModelConfig(256, 8, 7),
+    "small": ModelConfig(192, 6, 4),
+    "tiny": ModelConfig(128, 4, 2),
+}
+
+
+def preset(name: str, reading: str = "entity") -> ModelConfig:
+    """A copy of a preset; ``ValueError`` for unknown names."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset '{name}'; choose one of {', '.join(PRESETS)}")
+    return ModelConfig(**{**asdict(PRESETS[name]), "reading": reading})
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP without biases. ``last_only`` computes the last token's output alone."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width, bias=False)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.norm_mlp = nn.LayerNorm(width, bias=False)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor, last_only: bool = False) -> torch.Tensor:
+        """``x`` float[b, t, w], ``bias`` float[b, 1, 1, t] (0 or -inf-like); float[b, t or 1, w]."""
+        b, t, w = x.shape
+        normed = self.norm_attention(x)
+        if last_only:
+            query = F.linear(normed[:, -1:], self.qkv.weight[:w])
+            key, value = F.linear(normed, self.qkv.weight[w:]).split(w, dim=2)
+            x = x[:, -1:]
+        else:
+            query, key, value = self.qkv(normed).split(w, dim=2)
+        query, key, value = (
+            z.reshape(b, z.shape[1], self.heads, w // self.heads).transpose(1, 2) for z in (query, key, value)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        x = x + self.out(mixed.transpose(1, 2).reshape(b, -1, w))
+        return x + self.down(F.gelu(self.up(self.norm_mlp(x))))
+
+
+class ScalarEmbedding(nn.Module):
+    """One token per value: value projection + attribute + time + team + agent embeddings."""
+
+    def __init__(self, width: int, layout: TokenLayout) -> None:
+        super().__init__()
+        self.value = nn.Linear(1, width, bias=False)
+        self.attribute = nn.Embedding(ATTRIBUTES, width)
+        self.time = nn.Embedding(TIMES, width)
+        self.team = nn.Embedding(TEAMS, width)
+        self.agent = nn.Embedding(AGENTS, width)
+        for name in ("attr", "time", "team", "agent"):
+            ids = torch.from_numpy(getattr(layout, name).astype("int64"))
+            self.register_buffer(f"{name}_ids", ids, persistent=False)
+
+    def forward(self, values: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """float[b, L], bool[b, L] -> tokens float[b, L, w], key mask bool[b, L]."""
+        static = self.attribute(self.attr_ids) + self.time(self.time_ids)
+        static = static + self.team(self.team_ids) + self.agent(self.agent_ids)
+        return self.value(values.unsqueeze(-1)) + static, valid
+
+
+class EntityEmbedding(nn.Module):
+    """One token per entity; entities with the same attributes and times share one matrix product."""
+
+    def __init__(self, width: int, layout: TokenLayout) -> None:
+        super().__init__()
+        self.attribute = nn.Parameter(torch.randn(ATTRIBUTES, BASIS, width) * 0.05)
+        self.time = nn.Parameter(torch.randn(TIMES, width) * 0.3)
+        self.team = nn.Embedding(TEAMS, width)
+        self.agent = nn.Embedding(AGENTS, width)
+        groups: dict[tuple, list[list[int]]] = {}
+        for entity in range(layout.entities):
+            slots = [i for i in range(len(layout)) if layout.entity[i] == entity]
+            signature = tuple((int(layout.attr[i]), int(layout.time[i])) for i in slots)
+            groups.setdefault(signature, []).append(slots)
+        self.group_count = len(groups)
+        order = []
+        for k, (signature, members) in enumerate(groups.items()):
+            ids = torch.tensor(signature)
+            self.register_buffer(f"attr_{k}", ids[:, 0].clone(), persistent=False)
+            self.register_buffer(f"time_{k}", ids[:, 1].clone(), persistent=False)
+            self.register_buffer(f"slots_{k}", torch.tensor(members), persistent=False)
+            order += [int(layout.entity[slots[0]]) for slots in members]
+        first = [int((layout.entity == e).argmax()) for e in range(layout.entities)]
+        self.register_buffer("restore", torch.argsort(torch.tensor(order)), persistent=False)
+        self.register_buffer("team_ids", torch.tensor(layout.team[first].astype("int64")), persistent=False)
+        self.register_buffer("agent_ids", torch.tensor(layout.agent[first].astype("int64")), persistent=False)
+
+    def forward(self, values: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """float[b, L], bool[b, L] -> tokens float[b, entities, w], key mask bool[b, entities]."""
+        known = valid.to(values.dtype)
+        below, above = (values < -1.001).to(values.dtype), (values > 1.001).to(values.dtype)
+        plain = values * (1 - below) * (1 - above)
+        expanded = torch.stack([torch.ones_like(values), plain, below, above], dim=-1) * known.unsqueeze(-1)
+        tokens, masks = [], []
+        for k in range(self.group_count):
+            slots = getattr(self, f"slots_{k}")
+            weight = self.attribute[getattr(self, f"attr_{k}")] * (1 + self.time[getattr(self, f"time_{k}")][:, None])
+            taken = expanded[:, slots.reshape(-1)].reshape(-1, slots.shape[0], slots.shape[1] * BASIS)
+            tokens.append(taken @ weight.reshape(-1, weight.shape[-1]))
+            masks.append(valid[:, slots.reshape(-1)].reshape(-1, *slots.shape).any(dim=2))
+        x = torch.cat(tokens, dim=1)[:, self.restore]
+        return x + self.team(self.team_ids) + self.agent(self.agent_ids), torch.cat(masks, dim=1)[:, self.restore]
+
+
+class MarlGpt(nn.Module):
+    """Policy and critic over one token layout."""
+
+    def __init__(self, config: ModelConfig, layout: TokenLayout) -> None:
+        """Build for ``config`` and ``layout``; ``ValueError`` for an unknown reading or uneven heads."""
+        super().__init__()
+        if config.reading not in ("scalar", "entity"):
+            raise ValueError(f"unknown reading '{config.reading}'; choose scalar or entity")
+        if config.width % config.heads:
+            raise ValueError(f"width {config.width} is not a multiple of {config.heads} heads")
+        self.config = config
+        embedding = ScalarEmbedding if config.reading == "scalar" else EntityEmbedding
+        self.embedding = embedding(config.width, layout)
+        self.trunk = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.shared))
+        self.actor_block = Block(config.width, config.heads)
+        self.critic_block = Block(config.width, config.heads)
+        self.actor_norm = nn.LayerNorm(config.width, bias=False)
+        self.critic_norm = nn.LayerNorm(config.width, bias=False)
+        self.actor_head = nn.Linear(config.width, MAX_ACTIONS, bias=False)
+        self.critic_head = nn.Linear(config.width, MAX_ACTIONS * config.bins, bias=False)
+        self.register_buffer("bin_values", torch.linspace(*config.value_range, config.bins), persistent=False)
+        self.apply(self._initialise)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("out.weight", "down.weight")):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * (config.shared + 1)))
+
+    @staticmethod
+    def _initialise(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+
+    def trunk_forward(self, values: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens after the shared blocks and the attention bias; inputs float[b, L], bool[b, L]."""
+        x, keys = self.embedding(values, valid)
+        if self.training:  # tokens that are padding in the whole batch cost nothing
+            used = keys.any(dim=0)
+            x, keys = x[:, used], keys[:, used]
+        bias = torch.zeros(keys.shape, dtype=x.dtype, device=x.device).masked_fill(~keys, MASKED)[:, None, None]
+        for block in self.trunk:
+            x = block(x, bias)
+        return x, bias
+
+    def actor(self, x: torch.Tensor, bias: torch.Tensor, action_mask: torch.Tensor) -> torch.Tensor:
+        """Masked logits float[b, 20]."""
+        last = self.actor_block(x, bias, last_only=True)[:, 0]
+        return self.actor_head(self.actor_norm(last)).masked_fill(~action_mask, MASKED)
+
+    def critic(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Value-bin logits float[b, 20, bins]."""
+        last = self.critic_block(x, bias, last_only=True)[:, 0]
+        return self.critic_head(self.critic_norm(last)).unflatten(1, (MAX_ACTIONS, self.config.bins))
+
+    def forward(
+        self, values: torch.Tensor, valid: torch.Tensor, action_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masked logits float[b, 20] and expected returns q float[b, 20]."""
+        x, bias = self.trunk_forward(values, valid)
+        logits = self.actor(x, bias, action_mask)
+        q = (self.critic(x, bias).softmax(dim=-1) * self.bin_values).sum(dim=-1)
+        return logits, q
+
+    def parameters_count(self) -> int:
+        """Number of trainable parameters."""
+        return sum(p.numel() for p in self.parameters())

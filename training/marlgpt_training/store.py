@@ -1,0 +1,155 @@
+"""Trajectory store, version 1: Parquet shards, one row per episode.
+
+A POGEMA episode keeps the map bits, the starts, the goal events and two bytes per agent step (the executed
+move and the expert's move); every observation is rebuilt from them. Shards are written to a temporary name
+and renamed, so a killed writer never leaves a torn file behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+VERSION = 1
+_SCHEMA = pa.schema(
+    [
+        ("environment", pa.string()),
+        ("scenario", pa.string()),
+        ("spec", pa.string()),
+        ("seed", pa.int64()),
+        ("source", pa.string()),
+        ("agents", pa.int32()),
+        ("steps", pa.int32()),
+        ("actions", pa.binary()),
+        ("labels", pa.binary()),
+        ("rewards", pa.binary()),
+        ("ended", pa.bool_()),
+        ("map_rows", pa.int32()),
+        ("map_cols", pa.int32()),
+        ("map_bits", pa.binary()),
+        ("starts", pa.binary()),
+        ("goal_events", pa.binary()),
+    ],
+    metadata={b"marlgpt_store": str(VERSION).encode()},
+)
+
+
+class StoreError(ValueError):
+    """A shard is torn, foreign, or of another schema version."""
+
+
+@dataclass
+class Episode:
+    """One POGEMA episode.
+
+    Attributes:
+        free: bool[R, C] free cells.
+        starts: int16[n, 2] start cells.
+        goal_events: int16[k, 4] rows (step, agent, row, column): from that step on the agent has that goal;
+            sorted by step, every agent has one at step 0.
+        actions: int8[T, n] executed moves (what really happened).
+        labels: int8[T, n] the expert's moves in the same states, -1 where it was not asked.
+        rewards: float16[T, n], 1 on reaching a goal.
+        ended: Whether the episode ended by itself (all at their goals) rather than by its step limit.
+        source: Who drove and who labelled, e.g. ``lns``, ``student+lns``, ``bag``.
+        scenario: Map family or name.
+        seed: Seed of the episode.
+        spec: Free JSON-serialisable description (lifelong, window, ...).
+        environment: Environment name.
+    """
+
+    free: np.ndarray
+    starts: np.ndarray
+    goal_events: np.ndarray
+    actions: np.ndarray
+    labels: np.ndarray
+    rewards: np.ndarray
+    ended: bool
+    source: str
+    scenario: str
+    seed: int
+    spec: dict = field(default_factory=dict)
+    environment: str = "pogema"
+
+    def row(self) -> dict:
+        """The Parquet row."""
+        steps, agents = self.actions.shape
+        return {
+            "environment": self.environment, "scenario": self.scenario, "spec": json.dumps(self.spec),
+            "seed": self.seed, "source": self.source, "agents": agents, "steps": steps,
+            "actions": self.actions.astype("i1").tobytes(), "labels": self.labels.astype("i1").tobytes(),
+            "rewards": self.rewards.astype("<f2").tobytes(), "ended": self.ended,
+            "map_rows": self.free.shape[0], "map_cols": self.free.shape[1],
+            "map_bits": np.packbits(self.free).tobytes(), "starts": self.starts.astype("<i2").tobytes(),
+            "goal_events": self.goal_events.astype("<i2").tobytes(),
+        }
+
+    @staticmethod
+    def from_row(row: dict) -> Episode:
+        """Decode a Parquet row; ``StoreError`` if its fields contradict each other."""
+        agents, steps, rows, cols = row["agents"], row["steps"], row["map_rows"], row["map_cols"]
+        try:
+            bits = np.unpackbits(np.frombuffer(row["map_bits"], np.uint8), count=rows * cols)
+            episode = Episode(
+                free=bits.reshape(rows, cols).astype(bool),
+                starts=np.frombuffer(row["starts"], "<i2").reshape(agents, 2),
+                goal_events=np.frombuffer(row["goal_events"], "<i2").reshape(-1, 4),
+                actions=np.frombuffer(row["actions"], "i1").reshape(steps, agents),
+                labels=np.frombuffer(row["labels"], "i1").reshape(steps, agents),
+                rewards=np.frombuffer(row["rewards"], "<f2").reshape(steps, agents),
+                ended=row["ended"], source=row["source"], scenario=row["scenario"], seed=row["seed"],
+                spec=json.loads(row["spec"]), environment=row["environment"],
+            )
+        except ValueError as error:
+            raise StoreError(f"an episode's fields contradict each other: {error}") from error
+        return episode
+
+
+def write_shard(path: str | Path, episodes: list[Episode]) -> None:
+    """Write ``episodes`` to ``path`` atomically (temporary file, fsync, rename)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pylist([episode.row() for episode in episodes], schema=_SCHEMA)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(table, temporary, compression="zstd", compression_level=6)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_shard(path: str | Path) -> list[Episode]:
+    """Read all episodes of one shard.
+
+    Raises:
+        StoreError: Naming the file and the reason (missing, torn, foreign, another version).
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path}: not a readable Parquet file ({error}); delete it or collect it again") from error
+    version = (table.schema.metadata or {}).get(b"marlgpt_store")
+    if version is None:
+        raise StoreError(f"{path}: not a trajectory store shard (no 'marlgpt_store' version in its metadata)")
+    if version != str(VERSION).encode():
+        raise StoreError(f"{path}: store version {version.decode(errors='replace')}, this code reads {VERSION}")
+    missing = [name for name in _SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise StoreError(f"{path}: columns missing: {', '.join(missing)}")
+    try:
+        return [Episode.from_row(row) for row in table.to_pylist()]
+    except StoreError as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
+def shards(folder: str | Path) -> list[Path]:
+    """Shard files of a store, sorted by name."""
+    return sorted(Path(folder).glob("*.parquet"))
