@@ -1,0 +1,156 @@
+"""The exported policy: an ONNX file run by ONNX Runtime, checked against the encoder's layout before use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from marlgpt_policy.layout import MAX_ACTIONS, TokenLayout
+
+FORMAT_VERSION = "1"
+PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+"""Execution providers by preference."""
+_INPUTS = {"values": "tensor(float)", "valid": "tensor(bool)", "action_mask": "tensor(bool)"}
+
+
+class PolicyError(ValueError):
+    """A policy file cannot be used; the message names the file, the reason and the fix."""
+
+
+@dataclass(frozen=True)
+class PolicyOutput:
+    """What the policy says for n robots.
+
+    Attributes:
+        logits: float32[n, 20], forbidden actions at -1e9.
+        q: float32[n, 20] expected return of each action.
+        probabilities: float32[n, actions] softmax of the logits at temperature 1.
+    """
+
+    logits: np.ndarray
+    q: np.ndarray
+    probabilities: np.ndarray
+
+
+class OnnxPolicy:
+    """A policy file, loaded and checked; one call decides for the whole fleet."""
+
+    def __init__(
+        self, path: str | Path, layout: TokenLayout, providers: tuple[str, ...] = PROVIDERS, threads: int = 0
+    ) -> None:
+        """Load ``path`` for ``layout``.
+
+        Args:
+            path: The .onnx file.
+            layout: Layout of the encoder that will feed it.
+            providers: Execution providers, best first; those that this machine lacks are left out.
+            threads: CPU threads of one inference; 0 lets ONNX Runtime choose.
+
+        Raises:
+            PolicyError: Missing, truncated or foreign file; another layout, shape or format version; no provider.
+        """
+        self.path = Path(path)
+        self.layout = layout
+        if not self.path.is_file():
+            raise PolicyError(f"policy {self.path}: no such file; give the path of a .onnx made by 'marlgpt export'")
+        available = [name for name in providers if name in onnxruntime.get_available_providers()]
+        if not available:
+            raise PolicyError(
+                f"none of the providers {', '.join(providers)} is in this ONNX Runtime, which has "
+                f"{', '.join(onnxruntime.get_available_providers())}"
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(self.path), options, providers=available)
+        except Exception as error:  # ONNX Runtime raises many private types
+            raise PolicyError(
+                f"policy {self.path}: ONNX Runtime cannot load it, the file is truncated or not a model ({error})"
+            ) from error
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self._check_metadata()
+        self._check_shapes()
+        try:
+            self(*self._probe())
+        except Exception as error:
+            raise PolicyError(f"policy {self.path}: a first inference failed ({error})") from error
+
+    def _check_metadata(self) -> None:
+        version = self.metadata.get("format_version")
+        if version != FORMAT_VERSION:
+            raise PolicyError(
+                f"policy {self.path}: format version {version or 'missing'}, this runtime reads {FORMAT_VERSION}; "
+                "export it again with 'marlgpt export'"
+            )
+        if self.metadata.get("layout_hash") != self.layout.hash:
+            raise PolicyError(
+                f"policy {self.path}: made for token layout {self.metadata.get('layout_name')} "
+                f"({self.metadata.get('layout_hash')}), this encoder fills {self.layout.name} ({self.layout.hash}); "
+                "use a policy trained on this layout"
+            )
+
+    def _check_shapes(self) -> None:
+        width = {"values": len(self.layout), "valid": len(self.layout), "action_mask": MAX_ACTIONS}
+        inputs = {node.name: node for node in self._session.get_inputs()}
+        if set(inputs) != set(_INPUTS):
+            raise PolicyError(f"policy {self.path}: inputs are {sorted(inputs)}, expected {sorted(_INPUTS)}")
+        for name, node in inputs.items():
+            if node.type != _INPUTS[name] or len(node.shape) != 2 or node.shape[1] != width[name]:
+                raise PolicyError(
+                    f"policy {self.path}: input '{name}' is {node.type}{node.shape}, "
+                    f"expected {_INPUTS[name]}[robots, {width[name]}]"
+                )
+            if isinstance(node.shape[0], int):
+                raise PolicyError(f"policy {self.path}: input '{name}' takes exactly {node.shape[0]} robots, not any number")
+        outputs = {node.name: node.shape for node in self._session.get_outputs()}
+        for name in ("logits", "q"):
+            if name not in outputs or len(outputs[name]) != 2 or outputs[name][1] != MAX_ACTIONS:
+                raise PolicyError(
+                    f"policy {self.path}: output '{name}' is {outputs.get(name)}, expected [robots, {MAX_ACTIONS}]"
+                )
+
+    def _probe(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        values = np.zeros((1, len(self.layout)), dtype=np.float32)
+        mask = np.zeros((1, MAX_ACTIONS), dtype=bool)
+        mask[:, : self.layout.actions] = True
+        return values, np.ones_like(values, dtype=bool), mask
+
+    @property
+    def provider(self) -> str:
+        """The execution provider in use."""
+        return self._session.get_providers()[0]
+
+    @property
+    def name(self) -> str:
+        """File name and training summary, for logs and messages."""
+        return self.path.name
+
+    def __call__(self, values: np.ndarray, valid: np.ndarray, action_mask: np.ndarray) -> PolicyOutput:
+        """Decide for n robots: values float32[n, L], valid bool[n, L], action_mask bool[n, 20].
+
+        Raises:
+            PolicyError: The model answered with NaN.
+        """
+        if len(values) == 0:
+            empty = np.zeros((0, MAX_ACTIONS), dtype=np.float32)
+            return PolicyOutput(empty, empty, empty[:, : self.layout.actions])
+        logits, q = self._session.run(
+            ["logits", "q"], {"values": values, "valid": valid, "action_mask": action_mask}
+        )
+        if not np.isfinite(logits).all():
+            raise PolicyError(f"policy {self.path}: non-finite logits; the model is broken, use another one")
+        shown = logits[:, : self.layout.actions].astype(np.float64)
+        shown = np.exp(shown - shown.max(axis=1, keepdims=True))
+        return PolicyOutput(logits, q, (shown / shown.sum(axis=1, keepdims=True)).astype(np.float32))
+
+
+def choose(probabilities: np.ndarray, temperature: float, random: np.random.Generator) -> np.ndarray:
+    """One proposed action per robot, int8[n]: sampled from p^(1/temperature), or the best where it is 0."""
+    if temperature <= 0:
+        return probabilities.argmax(axis=1).astype(np.int8)
+    scaled = np.log(np.maximum(probabilities.astype(np.float64), 1e-30)) / temperature
+    return np.argmax(scaled + random.gumbel(size=scaled.shape), axis=1).astype(np.int8)
