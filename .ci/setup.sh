@@ -12,7 +12,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 VENV=$ROOT/.venv
 WORKSPACE=$ROOT/ros2_ws
 POGEMA=pogema==1.4.0
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=$ROOT/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 export MARLGPT_NO_WORKSPACE=1 # the start-up hook of .venv stays out of its own build
 
 say() { printf '==> %s\n' "$*"; }
@@ -104,8 +104,8 @@ install_packages() {
     [ "$MODE" = wheels ] && extras+=,ros,ros-build
     say "installing packages ($extras)"
     rm -f "$stamp"
-    "$VENV/bin/pip" install --quiet setuptools
-    "$VENV/bin/pip" install --quiet --no-build-isolation --editable "$ROOT[$extras]"
+    "$VENV/bin/pip" install --quiet --constraint constraints.txt setuptools
+    "$VENV/bin/pip" install --quiet --constraint constraints.txt --no-build-isolation --editable ".[$extras]"
     "$VENV/bin/pip" install --quiet --no-deps "$POGEMA"
     echo "$key" >"$stamp"
 }
@@ -176,6 +176,7 @@ check() {
 cd "$ROOT"
 if ros_is_sourced; then MODE=sourced; else MODE=wheels; fi
 find_python
+[ -e "$WORKSPACE/install/.built" ] || need_tools # before minutes of installing
 make_environment
 install_packages
 install_hook

@@ -3,6 +3,8 @@
 import importlib
 import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -110,3 +112,24 @@ def test_fleet_state_crosses_dds(ros_context):
         executor.shutdown()
         talker.destroy_node()
         listener.destroy_node()
+
+
+def test_messages_need_nothing_sourced(tmp_path):
+    """A new Python finds modules, libraries and resources of the workspace by itself, arguments intact."""
+    workspace = str(PACKAGE.parents[1] / "install")
+    environment = {}
+    for name, value in os.environ.items():
+        if name != "_ROS_WHEELS_BOOTSTRAP_COMPLETE":
+            kept = [part for part in value.split(os.pathsep) if not part.startswith(workspace)]
+            environment[name] = os.pathsep.join(kept)
+    code = (
+        "import sys; from ament_index_python import get_package_share_directory as share;"
+        "from marlgpt_msgs.msg import FleetState;"
+        "FleetState.__import_type_support__();"
+        "print(FleetState().step, share('marlgpt_msgs'), share('std_msgs') != '', sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, "two words", ""]
+    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert run.stdout.split() == f"0 {workspace}/share/marlgpt_msgs True ['two words', '']".split(), (
+        run.stderr
+    )
