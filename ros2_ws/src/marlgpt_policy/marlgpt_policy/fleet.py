@@ -25,8 +25,9 @@ from marlgpt_policy.reservations import NOBODY, Reservations
 from marlgpt_policy.shield import rank_moves, resolve
 from marlgpt_policy.tracker import Drive, MotionLimits, track
 
-CONTACT_RESERVE = 0.012
-"""Metres between two discs that coupled motion always leaves, for tracking error and pose noise."""
+CONTACT_RESERVE = 0.03
+"""Metres between two discs that coupled motion leaves for tracking error and pose noise; half of what the
+cells leave where that is less."""
 
 
 class Status(IntEnum):
@@ -175,12 +176,15 @@ class Fleet:
         self.radius = max(robot.radius for robot in robots)
         # Fraction of an edge that a follower may be ahead of its leader: behind a leader that turns away the
         # closest approach is cell * (1 - slack) / sqrt(2), behind one that drives straight cell * (1 - slack).
-        body = 2 * self.radius + CONTACT_RESERVE
+        spare = grid.cell_size / math.sqrt(2) - 2 * self.radius
+        self.reserve = min(CONTACT_RESERVE, spare / 2)
+        body = 2 * self.radius + self.reserve
         self.turn_slack = 1 - math.sqrt(2) * body / grid.cell_size
         self.straight_slack = min(0.5, 1 - body / grid.cell_size)
-        if self.turn_slack <= 0:
+        if spare < 0.02:
             raise ValueError(
-                f"robots of radius {self.radius} m need cells of at least {math.sqrt(2) * body:.3f} m, "
+                f"robots of radius {self.radius} m need cells of at least "
+                f"{math.sqrt(2) * (2 * self.radius + 0.02):.3f} m, "
                 f"the grid's are {grid.cell_size} m"
             )
         self.drive = np.array([robot.drive for robot in robots], dtype=np.int8)
@@ -310,7 +314,7 @@ class Fleet:
 
         An edge whose ends are both at least d from a point passes it at sqrt(d^2 - (cell / 2)^2).
         """
-        reach = math.hypot(2 * self.radius + CONTACT_RESERVE, self.grid.cell_size / 2)
+        reach = math.hypot(2 * self.radius + self.reserve, self.grid.cell_size / 2)
         rows, cols = self.grid.free.shape
         centres = self.grid.centre(np.stack(np.meshgrid(range(rows), range(cols), indexing="ij"), axis=-1))
         start = self.poses[robot, :2]
@@ -388,7 +392,7 @@ class Fleet:
                 for t in np.linspace(0, 1, 9):
                     point = a + t * (b - a)
                     along = np.clip(((point - start) @ span) / max(float(span @ span), 1e-12), 0, 1)
-                    if np.hypot(*(point - start - along * span)) < 2 * self.radius + 2 * CONTACT_RESERVE:
+                    if np.hypot(*(point - start - along * span)) < 2 * self.radius + 2 * self.reserve:
                         return True
         return False
 
@@ -568,7 +572,7 @@ class Fleet:
         moving = self.docked & (self.cells != self.targets).any(axis=1)
         for k in np.flatnonzero(~self.docked & np.isfinite(self.poses[:, 0])):
             gap = _distance_to_segment(self.poses[k, :2], self.poses[:, :2], ends)
-            hold |= moving & (gap < 2 * self.radius + CONTACT_RESERVE)
+            hold |= moving & (gap < 2 * self.radius + self.reserve)
         return hold
 
 

@@ -1,0 +1,127 @@
+"""The ``fleet/navigate`` action: send named robots to goals and report when they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from marlgpt_msgs.action import Navigate
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.lifecycle import LifecycleNode
+from rclpy.task import Future
+
+from marlgpt_policy.cost_to_go import UNREACHABLE
+from marlgpt_policy.fleet import Fleet, GoalError
+from marlgpt_policy.nodes.conversions import planar
+
+
+class _Order:
+    """One accepted action goal that is still running."""
+
+    def __init__(self, handle, wanted: dict[int, tuple[int, int]], future: Future) -> None:
+        self.handle, self.wanted, self.future = handle, wanted, future
+        self.reached: set[int] = set()
+        self.messages: dict[int, str] = {}
+
+
+class NavigateServer:
+    """Serves the action on top of a fleet that may not exist yet."""
+
+    def __init__(self, node: LifecycleNode, fleet: Callable[[], Fleet | None], map_frame: str) -> None:
+        """Create the action server on ``node``; ``fleet`` returns the fleet while it can take goals."""
+        self._node, self._fleet, self._map_frame = node, fleet, map_frame
+        self._orders: list[_Order] = []
+        self._server = ActionServer(
+            node, Navigate, "fleet/navigate", self._execute,
+            goal_callback=self._accept, cancel_callback=lambda _: CancelResponse.ACCEPT,
+        )  # fmt: skip
+
+    def destroy(self) -> None:
+        """Abort everything that runs and remove the server."""
+        for order in self._orders:
+            self._finish(order, "the fleet node was shut down or deactivated")
+        self._server.destroy()
+
+    def _refuse(self, reason: str) -> GoalResponse:
+        self._node.get_logger().error(f"fleet/navigate: {reason}")
+        return GoalResponse.REJECT
+
+    def _accept(self, goal: Navigate.Goal) -> GoalResponse:
+        fleet = self._fleet()
+        if fleet is None:
+            return self._refuse("refused: the fleet is not active or has no map yet")
+        if len(goal.robots) != len(goal.goals) or not goal.robots:
+            return self._refuse(f"refused: {len(goal.robots)} robots and {len(goal.goals)} goals; give one goal each")
+        unknown = [name for name in goal.robots if name not in fleet.names]
+        if unknown or len(set(goal.robots)) != len(goal.robots):
+            return self._refuse(f"refused: unknown or repeated robots {unknown or goal.robots}")
+        for name, pose in zip(goal.robots, goal.goals, strict=True):
+            if pose.header.frame_id not in ("", self._map_frame):
+                return self._refuse(f"refused: goal of '{name}' is in frame '{pose.header.frame_id}', not the map's")
+            try:
+                fleet.goal_cell(fleet.names.index(name), pose.pose.position.x, pose.pose.position.y)
+            except GoalError as error:
+                return self._refuse(f"refused: {error}")
+        return GoalResponse.ACCEPT
+
+    async def _execute(self, handle) -> Navigate.Result:
+        fleet = self._fleet()
+        goal = handle.request
+        order = _Order(handle, {}, Future())
+        for name, pose in zip(goal.robots, goal.goals, strict=True):
+            index = fleet.names.index(name)
+            try:
+                x, y, _ = planar(pose.pose)
+                order.wanted[index] = tuple(int(v) for v in fleet.set_goal(index, x, y))
+            except (GoalError, ValueError) as error:
+                order.messages[index] = str(error)
+        self._orders.append(order)
+        await order.future
+        result = Navigate.Result(robots=list(goal.robots))
+        for name in goal.robots:
+            index = fleet.names.index(name)
+            result.reached.append(index in order.reached)
+            result.messages.append("" if index in order.reached else order.messages.get(index, "not reached"))
+        result.success = all(result.reached)
+        if handle.is_cancel_requested:
+            handle.canceled()
+        elif result.success:
+            handle.succeed()
+        else:
+            handle.abort()
+        return result
+
+    def _finish(self, order: _Order, reason: str) -> None:
+        for index in order.wanted:
+            order.messages.setdefault(index, reason)
+        if not order.future.done():
+            order.future.set_result(None)
+
+    def update(self, fleet: Fleet, reached: list[int]) -> None:
+        """After a tick: note arrivals, replaced goals and cancellations, and end what is done."""
+        for order in list(self._orders):
+            order.reached |= {i for i in reached if i in order.wanted and tuple(fleet.cells[i]) == order.wanted[i]}
+            open_robots = [i for i in order.wanted if i not in order.reached and i not in order.messages]
+            for i in open_robots:
+                if tuple(fleet.goals[i]) != order.wanted[i]:
+                    order.messages[i] = "its goal was replaced or dropped"
+            if order.handle.is_cancel_requested:
+                for i in open_robots:
+                    if tuple(fleet.goals[i]) == order.wanted[i]:
+                        fleet.cancel_goal(i)
+                self._finish(order, "cancelled")
+            elif all(i in order.reached or i in order.messages for i in order.wanted):
+                self._finish(order, "")
+            if order.future.done():
+                self._orders.remove(order)
+
+    def feedback(self, fleet: Fleet) -> None:
+        """Publish who is still on the way and how far, in cells."""
+        for order in self._orders:
+            message = Navigate.Feedback()
+            for i, cell in order.wanted.items():
+                if i not in order.reached and i not in order.messages:
+                    message.remaining.append(fleet.names[i])
+                    known = fleet.cells[i, 0] >= 0
+                    cost = fleet.costs.field(cell)[tuple(fleet.cells[i])] if known else UNREACHABLE
+                    message.cells_to_go.append(-1.0 if cost >= UNREACHABLE else float(cost))
+            order.handle.publish_feedback(message)

@@ -1,0 +1,134 @@
+"""Parameters of the fleet node: one table that declares, documents and bounds each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.lifecycle import LifecycleNode
+from rclpy.parameter import Parameter
+
+from marlgpt_policy.fleet import FleetConfig, RobotConfig
+from marlgpt_policy.policy import PROVIDERS
+from marlgpt_policy.tracker import Drive, MotionLimits
+
+DRIVES = {"differential": Drive.DIFFERENTIAL, "holonomic": Drive.HOLONOMIC}
+_STRINGS = Parameter.Type.STRING_ARRAY
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One parameter: default (or type where there is no default), sentence, and range of numbers."""
+
+    default: Any
+    description: str
+    low: float | None = None
+    high: float | None = None
+
+
+PARAMETERS: dict[str, Spec] = {
+    "robots": Spec(_STRINGS, "Names of the robots; each is also the prefix of its topics."),
+    "policy": Spec("", "ONNX policy file; empty for the one shipped with this package."),
+    "providers": Spec(list(PROVIDERS), "ONNX Runtime execution providers, best first."),
+    "threads": Spec(1, "CPU threads of one inference; 0 lets ONNX Runtime choose.", 0, 256),
+    "map_frame": Spec("map", "Frame of the map, the poses and the goals."),
+    "radius": Spec(0.22, "Radius in m of the disc that contains any robot of the fleet.", 0.01, 10.0),
+    "margin": Spec(0.05, "Metres added to the cells beyond what the radius needs.", 0.03, 5.0),
+    "cell_size": Spec(0.0, "Edge of a cell in m; 0 for the smallest that the radius allows.", 0.0, 50.0),
+    "unknown_is_free": Spec(False, "Whether robots may drive where the map is unknown."),
+    "drive": Spec("differential", "How the robots move: differential or holonomic."),
+    "max_speed": Spec(0.5, "Largest speed commanded, m/s.", 0.01, 20.0),
+    "max_yaw_rate": Spec(2.0, "Largest yaw rate commanded, rad/s.", 0.01, 50.0),
+    "max_acceleration": Spec(2.5, "Largest acceleration commanded, m/s^2, also for braking.", 0.01, 100.0),
+    "max_yaw_acceleration": Spec(3.5, "Largest yaw acceleration commanded, rad/s^2.", 0.01, 500.0),
+    "control_rate": Spec(20.0, "Control periods per second.", 1.0, 200.0),
+    "latency": Spec(-1.0, "Seconds from a pose being measured to its command acting; -1: one period.", -1.0, 5.0),
+    "pose_timeout": Spec(0.5, "Age in s at which a pose is stale and its robot stops.", 0.02, 60.0),
+    "step_timeout": Spec(1.2, "Seconds after which the next decision is taken without late robots.", 0.1, 120.0),
+    "goal_grace": Spec(0.15, "Seconds a decision waits for the next goal of a robot that reached one.", 0.0, 5.0),
+    "arrive_tolerance": Spec(0.03, "Distance in m from a cell's centre that counts as there.", 0.02, 0.5),
+    "temperature": Spec(0.5, "Of sampling from the policy; 0 takes the most probable move.", 0.0, 10.0),
+    "seed": Spec(0, "Of sampling and of breaking ties.", 0, 2**31 - 1),
+    "pose_source": Spec("odom", "Topic of poses: odom (nav_msgs/Odometry) or pose (PoseWithCovarianceStamped)."),
+    "stamped_cmd_vel": Spec(False, "Publish geometry_msgs/TwistStamped instead of Twist."),
+    "trigger": Spec("timer", "What starts a control period: timer, or poses (all fresh robots have a new one)."),
+    "state_rate": Spec(5.0, "Publications of fleet/state per second, besides every decision and arrival.", 0.1, 100.0),
+}
+
+
+def declare(node: LifecycleNode) -> None:
+    """Declare every parameter with its description and range; read-only once the node is configured."""
+    for name, spec in PARAMETERS.items():
+        descriptor = ParameterDescriptor(description=spec.description)
+        if spec.low is not None and isinstance(spec.default, float):
+            descriptor.floating_point_range = [FloatingPointRange(from_value=spec.low, to_value=spec.high)]
+        elif spec.low is not None:
+            descriptor.integer_range = [IntegerRange(from_value=int(spec.low), to_value=int(spec.high))]
+        if spec.default is _STRINGS:
+            node.declare_parameter(name, _STRINGS, descriptor)
+        else:
+            node.declare_parameter(name, spec.default, descriptor)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters, read and checked."""
+
+    values: dict[str, Any]
+    robots: list[RobotConfig]
+    fleet: FleetConfig
+    policy: Path
+
+    def __getattr__(self, name: str) -> Any:
+        """Any parameter by its name."""
+        try:
+            return self.values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def read(node: LifecycleNode) -> Settings:
+    """Read all parameters.
+
+    Raises:
+        ValueError: Naming the parameter and what it may be.
+    """
+    values: dict[str, Any] = {}
+    for name, spec in PARAMETERS.items():
+        unset = [] if spec.default is _STRINGS else spec.default
+        parameter = node.get_parameter_or(name, None)
+        values[name] = unset if parameter is None or parameter.value is None else parameter.value
+    for name, allowed in (("drive", DRIVES), ("pose_source", ("odom", "pose")), ("trigger", ("timer", "poses"))):
+        if values[name] not in allowed:
+            raise ValueError(f"parameter '{name}' is '{values[name]}'; it must be one of {', '.join(allowed)}")
+    names = list(values["robots"])
+    for name in names:
+        if not name.replace("_", "a").isalnum() or name[0].isdigit() or not name.isascii():
+            raise ValueError(f"robot name '{name}' is not a ROS name: letters, digits and '_', not a digit first")
+    limits = MotionLimits(
+        values["max_speed"], values["max_yaw_rate"], values["max_acceleration"], values["max_yaw_acceleration"]
+    )
+    robots = [RobotConfig(name, values["radius"], DRIVES[values["drive"]], limits) for name in names]
+    fleet = FleetConfig(
+        control_period=1.0 / values["control_rate"],
+        pose_timeout=values["pose_timeout"],
+        step_timeout=values["step_timeout"],
+        goal_grace=values["goal_grace"],
+        latency=None if values["latency"] < 0 else values["latency"],
+        arrive_tolerance=values["arrive_tolerance"],
+        temperature=values["temperature"],
+        seed=values["seed"],
+    )
+    return Settings(values, robots, fleet, Path(values["policy"]) if values["policy"] else shipped_policy())
+
+
+def shipped_policy() -> Path:
+    """The policy file that comes with this package, installed or in the source tree."""
+    source = Path(__file__).resolve().parents[2] / "models" / "pogema.onnx"
+    if source.is_file():
+        return source
+    from ament_index_python.packages import get_package_share_directory
+
+    return Path(get_package_share_directory("marlgpt_policy")) / "models" / "pogema.onnx"
