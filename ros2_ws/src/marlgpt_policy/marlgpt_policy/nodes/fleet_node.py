@@ -11,8 +11,7 @@ from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Twist, Twi
 from marlgpt_msgs.msg import FleetDecision, FleetState
 from marlgpt_msgs.srv import GetGrid
 from nav_msgs.msg import OccupancyGrid, Odometry
-from rclpy.executors import ExternalShutdownException
-from rclpy.experimental import EventsExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
@@ -315,7 +314,7 @@ def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted."""
     rclpy.init(args=args)
     node = FleetNode()
-    executor = EventsExecutor()
+    executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
         executor.spin()
