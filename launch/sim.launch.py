@@ -1,0 +1,113 @@
+"""Simulate a fleet: simulator, map, tasks and the fleet node that drives the robots.
+
+    ros2 launch marlgpt_sim sim.launch.py robots:=24 seed:=3 real_time_factor:=4.0
+
+Robots are named robot_00, robot_01 and so on, and start on cells of the map that `seed` picks. Everything but
+the simulator follows simulated time.
+"""
+
+from pathlib import Path
+
+from launch.actions import (
+    DeclareLaunchArgument,
+    GroupAction,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    RegisterEventHandler,
+    Shutdown,
+    TimerAction,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node, PushRosNamespace
+from launch_ros.substitutions import FindPackageShare
+
+from launch import LaunchContext, LaunchDescription
+
+ARGUMENTS = {
+    "map": (
+        PathJoinSubstitution([FindPackageShare("marlgpt_sim"), "maps", "warehouse.yaml"]),
+        "map in map_server's YAML format",
+    ),
+    "robots": ("8", "number of robots"),
+    "seed": ("0", "of start poses, tasks and noise"),
+    "radius": ("0.22", "radius of the robots, m"),
+    "drive": ("differential", "how the robots move: differential or holonomic"),
+    "mode": ("lifelong", "tasks: lifelong, a new goal as soon as one is reached, or once"),
+    "real_time_factor": ("1.0", "simulated seconds per wall second; 0 for as fast as possible"),
+    "duration": ("0", "wall seconds after which everything ends; 0 for never"),
+    "namespace": ("", "namespace of all nodes and topics"),
+    "params_file": (
+        PathJoinSubstitution([FindPackageShare("marlgpt_policy"), "config", "fleet.yaml"]),
+        "parameters of the fleet node",
+    ),
+    "policy": ("", "policy file (.onnx); empty: that of params_file"),
+}
+PASSED_ON = ("radius", "drive", "namespace", "params_file", "policy")  # to fleet.launch.py
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declare the arguments; what depends on their values is built by `start_simulation`."""
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=start_simulation)])
+
+
+def start_simulation(context: LaunchContext) -> list:
+    """Return the simulation's nodes in their namespace, the fleet node and the end of the run."""
+    value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    robots, seed, duration = robot_names(value["robots"]), int(value["seed"]), float(value["duration"])
+    map_yaml = str(Path(value["map"]).expanduser().resolve())
+    if not Path(map_yaml).is_file():
+        raise FileNotFoundError(f"map:={value['map']}: no such file; give a map in map_server's YAML format")
+    nodes = [
+        node(
+            "simulator",
+            robots=robots,
+            map_yaml=map_yaml,
+            seed=seed,
+            radius=float(value["radius"]),
+            drive=value["drive"],
+            real_time_factor=float(value["real_time_factor"]),
+        ),
+        node("map_publisher", map_yaml=map_yaml, use_sim_time=True),
+        node("task_source", robots=robots, seed=seed, mode=value["mode"], use_sim_time=True),
+    ]
+    fleet = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(Path(__file__).with_name("fleet.launch.py"))),
+        launch_arguments={
+            "robots": ",".join(robots),
+            "use_sim_time": "true",
+            **{name: value[name] for name in PASSED_ON},
+        }.items(),
+    )
+    end = [TimerAction(period=duration, actions=[Shutdown(reason=f"{duration:g} s are over")])]
+    return [
+        GroupAction([PushRosNamespace(value["namespace"]), *(part for pair in nodes for part in pair)]),
+        GroupAction([fleet]),
+        *(end if duration > 0.0 else []),
+    ]
+
+
+def robot_names(count: str) -> list[str]:
+    """Names of `count` robots: robot_00, robot_01 and so on."""
+    if not count.isdecimal() or int(count) < 1:
+        raise ValueError(f"robots:={count}: give the number of robots, 1 or more")
+    width = max(2, len(str(int(count) - 1)))
+    return [f"robot_{i:0{width}d}" for i in range(int(count))]
+
+
+def node(name: str, **parameters: object) -> tuple[RegisterEventHandler, Node]:
+    """One node of marlgpt_sim, named as its executable, whose failure ends the launch."""
+    action = Node(package="marlgpt_sim", executable=name, name=name, parameters=[parameters], output="screen")
+
+    def ended(event: ProcessExited, context: LaunchContext) -> list:
+        if context.is_shutdown or (name == "task_source" and event.returncode == 0):
+            return []
+        return [Shutdown(reason=f"the {name} ended")]
+
+    return RegisterEventHandler(OnProcessExit(target_action=action, on_exit=ended)), action
