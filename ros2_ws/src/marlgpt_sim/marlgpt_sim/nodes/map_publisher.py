@@ -1,0 +1,81 @@
+"""Node `map_publisher`: publishes a map file on `map`, latched (nav_msgs/OccupancyGrid).
+
+Parameter ``map_yaml``: the map in map_server's YAML format. A map that cannot be read ends the node with
+status 1.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+import sys
+
+import rclpy
+from marlgpt_policy.occupancy import OccupancyMap, load_map_yaml, to_occupancy_data
+from nav_msgs.msg import OccupancyGrid
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+
+
+def to_message(map_: OccupancyMap) -> OccupancyGrid:
+    """Return the map as a message without a stamp."""
+    message = OccupancyGrid()
+    message.header.frame_id = map_.frame_id
+    info = message.info
+    info.height, info.width = map_.shape
+    info.resolution = map_.resolution
+    x, y, yaw = map_.origin
+    info.origin.position.x, info.origin.position.y = x, y
+    info.origin.orientation.z, info.origin.orientation.w = math.sin(0.5 * yaw), math.cos(0.5 * yaw)
+    message.data = array.array("b", to_occupancy_data(map_).tobytes())
+    return message
+
+
+class MapPublisher(Node):
+    """Publishes one map, once, for all who come later too."""
+
+    def __init__(self, **options: object) -> None:
+        """Read the map and publish it.
+
+        Raises:
+            ValueError: naming the file or parameter that is wrong.
+        """
+        super().__init__("map_publisher", **options)
+        descriptor = ParameterDescriptor(description="Map in map_server's YAML format.", read_only=True)
+        path = self.declare_parameter("map_yaml", "", descriptor).value
+        if not path:
+            raise ValueError("parameter 'map_yaml' is not set; give the YAML file of a map")
+        message = to_message(load_map_yaml(path))
+        message.header.stamp = message.info.map_load_time = self.get_clock().now().to_msg()
+        self._publisher = self.create_publisher(OccupancyGrid, "map", LATCHED)
+        self._publisher.publish(message)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is interrupted; returns the exit status."""
+    rclpy.init(args=args)
+    node = None
+    try:
+        node = MapPublisher()
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (ValueError, InvalidParameterTypeException, InvalidParameterValueException) as error:
+        print(f"map_publisher: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
