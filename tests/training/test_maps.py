@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from marlgpt_training import maps
+from scipy import ndimage
+
+SIZES = {"random": (17, 21), "maze": (15, 25), "warehouse": (6, 56), "rooms": (17, 32)}
+FREE_SHARE = {"random": (0.6, 0.99), "maze": (0.4, 1.0), "warehouse": (0.3, 0.9), "rooms": (0.2, 0.95)}
+
+
+@pytest.mark.parametrize("family", maps.FAMILIES)
+@given(seed=st.integers(0, 2**40))
+@settings(max_examples=40, deadline=None)
+def test_every_map_is_connected_and_in_range(family, seed):
+    free = maps.generate(family, seed)
+    assert free.dtype == bool and free.sum() >= 60
+    assert ndimage.label(free)[1] == 1
+    low, high = SIZES[family]
+    assert low <= min(free.shape) and max(free.shape) <= high
+    if min(free.shape) >= 15:  # small warehouses are mostly margin
+        assert FREE_SHARE[family][0] <= free.mean() <= FREE_SHARE[family][1]
+
+
+@pytest.mark.parametrize("family", maps.FAMILIES)
+def test_a_seed_gives_one_map_and_seeds_differ(family):
+    first = [maps.generate(family, seed) for seed in range(12)]
+    again = [maps.generate(family, seed) for seed in range(12)]
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len({(m.shape, m.tobytes()) for m in first}) == 12
+
+
+def test_random_maps_take_size_and_density():
+    wide = maps.generate("random", 3, low=30, high=34, density=0.1)
+    assert 30 <= min(wide.shape) and max(wide.shape) <= 34
+    assert 0.8 < wide.mean() < 0.95
+    assert maps.generate("random", 3, low=12, high=12, density=0.0).all()
+
+
+def test_largest_component_drops_pockets():
+    free = np.array([[1, 1, 0, 1], [1, 1, 0, 0], [0, 0, 0, 1]], dtype=bool)
+    kept = maps.largest_component(free)
+    assert np.argwhere(kept).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+
+
+def test_unknown_family_is_named_with_the_choices():
+    with pytest.raises(ValueError, match="'cave'; choose one of random, maze, warehouse, rooms"):
+        maps.generate("cave", 0)
