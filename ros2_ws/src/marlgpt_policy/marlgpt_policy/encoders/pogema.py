@@ -120,7 +120,7 @@ def encode(
         values float32[m, 356], valid bool[m, 356], action_mask bool[m, 20] for ``POGEMA_LAYOUT``.
 
     Raises:
-        ValueError: A robot stands outside the grid, or shapes disagree.
+        ValueError: A robot stands outside the grid, an index or move is out of range, or shapes disagree.
     """
     cells = np.ascontiguousarray(cells, dtype=np.int64)
     goals = np.ascontiguousarray(goals, dtype=np.int64)
@@ -141,6 +141,11 @@ def encode(
     field_of = np.arange(n) if field_of is None else np.ascontiguousarray(field_of, dtype=np.int64)
     if n and (len(field_of) != n or field_of.min() < 0 or field_of.max() >= len(fields)):
         raise ValueError(f"field_of must hold {n} indices into the {len(fields)} fields")
+    # Compiled code does not check indices.
+    if len(which) and (which.min() < 0 or which.max() >= n):
+        raise ValueError(f"which must hold indices of the {n} robots, got {which.tolist()}")
+    if n and (history.min() < NO_ACTION or history.max() >= len(MOVES)):
+        raise ValueError(f"history must hold moves 0..{len(MOVES) - 1} or {NO_ACTION}")
     values = np.zeros((len(which), len(POGEMA_LAYOUT)), dtype=np.float32)
     valid = np.zeros(values.shape, dtype=np.bool_)
     mask = np.zeros((len(which), MAX_ACTIONS), dtype=np.bool_)
