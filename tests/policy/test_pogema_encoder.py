@@ -79,7 +79,8 @@ def test_equals_the_reference(scene):
     assert (values.shape, values.dtype) == ((len(which), 356), np.float32)
     assert (valid.dtype, mask.shape, mask.dtype) == (np.bool_, (len(which), 20), np.bool_)
     expected = reference(fields, cells.tolist(), goals.tolist(), history, moves, which, field_of)
-    ids = list(zip(*(getattr(POGEMA_LAYOUT, name).tolist() for name in ("attr", "agent", "time")), strict=True))
+    columns = (getattr(POGEMA_LAYOUT, name).tolist() for name in ("attr", "agent", "time"))
+    ids = list(zip(*columns, strict=True))
     for row, (i, seen) in enumerate(zip(which, expected, strict=True)):
         assert valid[row].tolist() == [key in seen for key in ids]
         np.testing.assert_array_equal(values[row], np.array([seen.get(key, 0.0) for key in ids], np.float32))
@@ -110,8 +111,8 @@ def test_shifting_everything_changes_nothing(scene, top, left):
     wide = ((top, 7 - top), (left, 7 - left))
     shifted = np.array([top, left])
     moved = encode(
-        np.pad(fields, ((0, 0), *wide), constant_values=UNREACHABLE), cells + shifted, goals + shifted, history,
-        np.pad(moves, (*wide, (0, 0))), which, field_of,
+        np.pad(fields, ((0, 0), *wide), constant_values=UNREACHABLE), cells + shifted, goals + shifted,
+        history, np.pad(moves, (*wide, (0, 0))), which, field_of,
     )  # fmt: skip
     for a, b in zip(encode(fields, cells, goals, history, moves, which, field_of), moved, strict=True):
         np.testing.assert_array_equal(a, b)
