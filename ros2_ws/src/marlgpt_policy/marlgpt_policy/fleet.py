@@ -82,7 +82,7 @@ class FleetConfig:
 
     control_period: float = 0.05
     pose_timeout: float = 0.5
-    step_timeout: float = 2.0
+    step_timeout: float = 0.6
     step_minimum: float = 0.2
     goal_grace: float = 0.15
     latency: float | None = None

@@ -59,8 +59,8 @@ class OnnxPolicy:
         available = [name for name in providers if name in onnxruntime.get_available_providers()]
         if not available:
             raise PolicyError(
-                f"none of the providers {', '.join(providers)} is in this ONNX Runtime, which has "
-                f"{', '.join(onnxruntime.get_available_providers())}"
+                f"policy {self.path}: none of the providers ({', '.join(providers)}) is in this ONNX Runtime; name one "
+                f"of {', '.join(onnxruntime.get_available_providers())}"
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -75,9 +75,11 @@ class OnnxPolicy:
         self._check_metadata()
         self._check_shapes()
         try:
-            self(*self._probe())
+            answer = self(*self._probe())
         except Exception as error:
             raise PolicyError(f"policy {self.path}: a first inference failed ({error})") from error
+        if not np.isfinite(answer.q).all():
+            raise PolicyError(f"policy {self.path}: non-finite q; the model is broken, use another one")
 
     def _check_metadata(self) -> None:
         version = self.metadata.get("format_version")
@@ -106,11 +108,13 @@ class OnnxPolicy:
                 )
             if isinstance(node.shape[0], int):
                 raise PolicyError(f"policy {self.path}: input '{name}' takes exactly {node.shape[0]} robots, not any number")
-        outputs = {node.name: node.shape for node in self._session.get_outputs()}
+        outputs = {node.name: node for node in self._session.get_outputs()}
         for name in ("logits", "q"):
-            if name not in outputs or len(outputs[name]) != 2 or outputs[name][1] != MAX_ACTIONS:
+            node = outputs.get(name)
+            found = "missing" if node is None else f"{node.type}{node.shape}"
+            if node is None or node.type != "tensor(float)" or len(node.shape) != 2 or node.shape[1] != MAX_ACTIONS:
                 raise PolicyError(
-                    f"policy {self.path}: output '{name}' is {outputs.get(name)}, expected [robots, {MAX_ACTIONS}]"
+                    f"policy {self.path}: output '{name}' is {found}, expected tensor(float)[robots, {MAX_ACTIONS}]"
                 )
 
     def _probe(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -46,7 +46,7 @@ PARAMETERS: dict[str, Spec] = {
     "control_rate": Spec(20.0, "Control periods per second.", 1.0, 200.0),
     "latency": Spec(-1.0, "Seconds from a pose being measured to its command acting; -1: one period.", -1.0, 5.0),
     "pose_timeout": Spec(0.5, "Age in s at which a pose is stale and its robot stops.", 0.02, 60.0),
-    "step_timeout": Spec(1.2, "Seconds after which the next decision is taken without late robots.", 0.1, 120.0),
+    "step_timeout": Spec(0.6, "Seconds after which the next decision is taken without late robots.", 0.1, 120.0),
     "goal_grace": Spec(0.15, "Seconds a decision waits for the next goal of a robot that reached one.", 0.0, 5.0),
     "arrive_tolerance": Spec(0.03, "Distance in m from a cell's centre that counts as there.", 0.02, 0.5),
     "temperature": Spec(0.5, "Of sampling from the policy; 0 takes the most probable move.", 0.0, 10.0),

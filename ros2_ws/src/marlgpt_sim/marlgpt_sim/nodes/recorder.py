@@ -160,22 +160,22 @@ class RecorderNode(Node):
     def _discover(self) -> None:
         """Subscribe to the wanted topics that have a publisher, in the way its publishers offer."""
         for name, types in self.get_topic_names_and_types():
-            if name in self._unusable or name in _UNRECORDED or (self._wanted and name not in self._wanted):
+            if name in self._unusable or not self._is_wanted(name):
                 continue
             profiles = [info.qos_profile for info in self.get_publishers_info_by_topic(name)]
             if not profiles:
                 continue
-            spec = TopicSpec(
-                name,
-                types[0],
-                reliable=all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in profiles),
-                latched=all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles),
-            )
+            reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in profiles)
+            latched = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles)
             try:
-                self.recorder.add(spec)
-            except (ModuleNotFoundError, AttributeError) as error:
+                self.recorder.add(TopicSpec(name, types[0], reliable, latched))
+            except (ModuleNotFoundError, AttributeError, ValueError) as error:
                 self._unusable.add(name)
                 self.get_logger().warning(f"cannot record {name}: {error}")
+
+    def _is_wanted(self, name: str) -> bool:
+        """Named by the parameter; without one: not hidden (an action's inner topics) and not ROS's own."""
+        return name in self._wanted if self._wanted else "/_" not in name and name not in _UNRECORDED
 
 
 def main(args: list[str] | None = None) -> None:

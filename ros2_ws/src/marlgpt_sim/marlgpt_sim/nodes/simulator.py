@@ -6,8 +6,9 @@ order of ``robots``) and ``sim/status`` (marlgpt_msgs/SimStatus). `PARAMETERS` l
 
 Time runs in ticks of ``1 / publish_rate`` s: a tick publishes every odom, then the truth, then the clock, and
 then takes the physics steps up to the next tick. With ``lockstep`` it waits, before those steps, for a
-command of each robot stamped with the tick's time or later. A whole run is then reproducible, and as fast as
-the slower of both sides. The first tick is at one period, because time 0 means "no time" in ROS.
+command of each robot stamped with the tick's time or later; all stand until each was heard once. From then
+on a run is reproducible, and as fast as the slower of both sides. The first tick is at one period, because
+time 0 means "no time" in ROS.
 
 Thousands of messages per second pass here, so they are written and read as CDR bytes: the layout of a message
 comes from ROS's own serialization, once, and only the numbers in it change.
@@ -211,6 +212,7 @@ class Simulator(Node):
         self._received = np.full(n, -(2**62))  # ns of simulated time at which the newest command came
         self._stamps = np.full(n, -1)
         self._joined = np.zeros(n, bool)  # robots whose commands a lockstep tick waits for in earnest
+        self._begun = False  # whether a lockstep run has heard every robot
         self._waiting: set[int] = set()
         self._logged = 0
         self._connect()
@@ -231,6 +233,7 @@ class Simulator(Node):
             if p["lockstep"]:
                 self._await_commands(executor)
                 self._take_commands()
+                self._begin()
             for _ in range(self._steps):
                 self._pace(executor, self._dt)
                 if not p["lockstep"]:
@@ -304,6 +307,13 @@ class Simulator(Node):
             names = ", ".join(self.settings["robots"][i] for i in sorted(self._waiting)[:5])
             self.get_logger().warning(f"no command for t = {self.now * 1e-9:.3f} s from {names}")
         self._waiting = set()
+
+    def _begin(self) -> None:
+        """Hold the fleet until every robot was heard in one tick: all start at once, in every run."""
+        self._begun = self._begun or bool(self._joined.all())
+        if not self._begun:
+            self._commands[:] = 0.0
+            self.world.ticks = 0  # the noise starts with the run, too
 
     def _pace(self, executor: EventsExecutor, dt: float) -> None:
         """Handle messages until the wall time of the next physics step."""
