@@ -59,8 +59,8 @@ class OnnxPolicy:
         available = [name for name in providers if name in onnxruntime.get_available_providers()]
         if not available:
             raise PolicyError(
-                f"policy {self.path}: none of the providers ({', '.join(providers)}) is in this ONNX Runtime; name one "
-                f"of {', '.join(onnxruntime.get_available_providers())}"
+                f"policy {self.path}: none of the providers ({', '.join(providers)}) is in this ONNX Runtime; "
+                f"name one of {', '.join(onnxruntime.get_available_providers())}"
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -112,9 +112,10 @@ class OnnxPolicy:
         for name in ("logits", "q"):
             node = outputs.get(name)
             found = "missing" if node is None else f"{node.type}{node.shape}"
-            if node is None or node.type != "tensor(float)" or len(node.shape) != 2 or node.shape[1] != MAX_ACTIONS:
+            if node is None or node.type != "tensor(float)" or node.shape[1:] != [MAX_ACTIONS]:
                 raise PolicyError(
-                    f"policy {self.path}: output '{name}' is {found}, expected tensor(float)[robots, {MAX_ACTIONS}]"
+                    f"policy {self.path}: output '{name}' is {found}, "
+                    f"expected tensor(float)[robots, {MAX_ACTIONS}]"
                 )
 
     def _probe(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
