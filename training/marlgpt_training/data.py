@@ -32,7 +32,7 @@ class Replay:
     """Positions, goals and histories of every step of one episode."""
 
     def __init__(self, episode: Episode) -> None:
-        """Unroll ``episode``; ``StoreError`` if its moves leave the free cells."""
+        """Unroll ``episode``; ``StoreError`` if its moves or goals lie outside the free cells."""
         steps, agents = episode.actions.shape
         self.episode = episode
         self.moves = edges(episode.free)
@@ -42,6 +42,8 @@ class Replay:
         inside = (self.cells >= 0).all() and (self.cells < (rows, cols)).all()
         if not inside or not episode.free[self.cells[..., 0], self.cells[..., 1]].all():
             raise StoreError("an episode's moves leave its free cells")
+        if not episode.free[episode.goal_events[:, 2], episode.goal_events[:, 3]].all():
+            raise StoreError("an episode has a goal in a wall")
         self.goals = np.zeros((steps + 1, agents, 2), dtype=np.int64)
         for step, agent, row, col in episode.goal_events:
             self.goals[step:, agent] = (row, col)
@@ -111,8 +113,9 @@ class SampleStream:
                 for episode in read_shard(path):
                     yield from self._samples(episode)
             except StoreError as error:
-                self.bad[path] = str(error)
-                print(f"skipped: {error}")
+                named = str(error) if str(path) in str(error) else f"{path}: {error}"
+                self.bad[path] = named
+                print(f"skipped: {named}")
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (packed int8[size, L], labels int64[size], mask bool[size, 5]) for ever."""

@@ -95,6 +95,8 @@ class Episode:
         """Decode a Parquet row; ``StoreError`` if its fields contradict each other."""
         agents, steps, rows, cols = row["agents"], row["steps"], row["map_rows"], row["map_cols"]
         try:
+            if min(agents, steps, rows, cols) < 0 or len(row["map_bits"]) != -(-rows * cols // 8):
+                raise ValueError(f"{len(row['map_bits'])} bytes of map for {rows} x {cols} cells")
             bits = np.unpackbits(np.frombuffer(row["map_bits"], np.uint8), count=rows * cols)
             episode = Episode(
                 free=bits.reshape(rows, cols).astype(bool),
@@ -106,9 +108,26 @@ class Episode:
                 ended=row["ended"], source=row["source"], scenario=row["scenario"], seed=row["seed"],
                 spec=json.loads(row["spec"]), environment=row["environment"],
             )
-        except ValueError as error:
+            episode.check()
+        except (TypeError, ValueError) as error:
             raise StoreError(f"an episode's fields contradict each other: {error}") from error
         return episode
+
+    def check(self) -> None:
+        """``ValueError`` if a move, label, agent or cell is out of range, or an agent starts without a goal."""
+        agents, events = len(self.starts), self.goal_events
+        for name, low in (("actions", 0), ("labels", -1)):
+            moves = getattr(self, name)
+            if ((moves < low) | (moves > 4)).any():
+                raise ValueError(f"{name} outside {low}..4")
+        for name, cells in (("start", self.starts), ("goal", events[:, 2:])):
+            if ((cells < 0) | (cells >= self.free.shape)).any():
+                raise ValueError(f"a {name} lies outside the {self.free.shape[0]} x {self.free.shape[1]} map")
+        first = events[events[:, 0] == 0, 1]
+        if set(first.tolist()) != set(range(agents)) or not set(events[:, 1].tolist()) <= set(range(agents)):
+            raise ValueError(f"goal events do not give each of the {agents} agents, and no other, its goals")
+        if (np.diff(events[:, 0], prepend=0) < 0).any():
+            raise ValueError("goal events are not sorted by step")
 
 
 def write_shard(path: str | Path, episodes: list[Episode]) -> None:
