@@ -178,6 +178,43 @@ def test_a_robot_drives_the_commanded_distance_in_lockstep(peer, map_yaml):
     assert peer.last["ann/odom"].header.frame_id == "map"
 
 
+def test_lockstep_runs_are_the_same_bit_for_bit(peer, map_yaml):
+    """Both robots steer by their noisy odom; whenever the driver comes, the same run follows."""
+    publishers = {
+        name: peer.node.create_publisher(TwistStamped, f"{name}/cmd_vel", RELIABLE) for name in ("ann", "bob")
+    }
+    truth: list[list[float]] = []
+
+    def answer(message: Odometry) -> None:
+        position, command = message.pose.pose.position, TwistStamped()
+        command.header.stamp = message.header.stamp
+        command.twist.linear.x, command.twist.angular.z = 0.2 + 0.1 * position.x, 3.0 * position.y
+        publishers[message.child_frame_id.split("/")[0]].publish(command)
+
+    def collect(message: PoseArray) -> None:
+        truth.append([v for p in message.poses for v in (p.position.x, p.position.y, p.orientation.z)])
+
+    for topic in ("ann/odom", "bob/odom"):
+        peer.listen(Odometry, topic, RELIABLE, answer)
+    peer.listen(PoseArray, "sim/ground_truth", QoSProfile(depth=100), collect)
+    runs = []
+    for _ in range(2):
+        truth.clear()
+        process = start(
+            "simulator", *COMMON, f"map_yaml:={map_yaml}", "lockstep:=true", "real_time_factor:=0.0",
+            "pose_noise_xy:=0.02", "pose_noise_yaw:=0.02",
+        )  # fmt: skip
+        try:
+            peer.until(lambda: sum(row != truth[0] for row in truth) > 60)
+        finally:
+            code, err = stop(process)
+        assert code == 0, err
+        runs.append([row for row in truth if row != truth[0]][:60])
+        quiet = time.monotonic() + 0.5
+        peer.until(lambda quiet=quiet: time.monotonic() > quiet)  # nothing of this run is left for the next
+    assert runs[0] == runs[1]
+
+
 def test_plain_twist_at_real_time_with_noise(peer, map_yaml):
     publisher = peer.node.create_publisher(Twist, "fleet/ann/cmd_vel", RELIABLE)
     command = Twist()

@@ -6,9 +6,9 @@ order of ``robots``) and ``sim/status`` (marlgpt_msgs/SimStatus). `PARAMETERS` l
 
 Time runs in ticks of ``1 / publish_rate`` s: a tick publishes every odom, then the truth, then the clock, and
 then takes the physics steps up to the next tick. With ``lockstep`` it waits, before those steps, for a
-command of each robot stamped with the tick's time or later; all stand until each was heard once. From then
-on a run is reproducible, and as fast as the slower of both sides. The first tick is at one period, because
-time 0 means "no time" in ROS.
+command of each robot stamped with the tick's time; all stand until each was heard once. From then on a run is
+reproducible, and as fast as the slower of both sides. The first tick is at one period, because time 0 means
+"no time" in ROS.
 
 Thousands of messages per second pass here, so they are written and read as CDR bytes: the layout of a message
 comes from ROS's own serialization, once, and only the numbers in it change.
@@ -270,7 +270,7 @@ class Simulator(Node):
             self._inbox[robot] = vx, vy, wz
             self._received[robot] = self.now
             self._stamps[robot] = stamp
-            if stamp >= self.now - STAMP_SLACK:
+            if abs(stamp - self.now) <= STAMP_SLACK:
                 self._waiting.discard(robot)
 
         return listen
@@ -287,7 +287,7 @@ class Simulator(Node):
         While some robot has not sent any yet, or fell silent, ticks come at real time at most: its driver
         may be starting up. A tick is late, once, when a robot that was in step misses it.
         """
-        fresh = self._stamps >= self.now - STAMP_SLACK
+        fresh = np.abs(self._stamps - self.now) <= STAMP_SLACK
         self._waiting = set(np.flatnonzero(~fresh).tolist())
         start = repeated = time.monotonic()
         in_step = bool(self._joined.all())
