@@ -25,6 +25,8 @@ from marlgpt_policy.policy import OnnxPolicy
 from marlgpt_sim.report import RunTrace, picture, write_report
 from marlgpt_sim.spawn import place_robots
 
+RADII = (0.22, 0.18, 0.15, 0.12)
+"""Radii in m that the demo chooses from: a mid-size mobile base down to a small TurtleBot."""
 MAPS = Path(__file__).resolve().parents[1] / "maps"
 
 
@@ -44,11 +46,11 @@ class Args:
     """ONNX policy file; the shipped one if not given."""
     out: Path = Path("out/demo")
     """Folder of the results; what an earlier demo left there is replaced."""
-    radius: float = 0.22
-    """Radius of the robots, m."""
+    radius: float = 0.0
+    """Radius of the robots, m; 0 takes 0.22, or less where the map would have under 8 cells per robot."""
     drive: str = "differential"
     """differential or holonomic."""
-    max_speed: float = 1.0
+    max_speed: float = 1.2
     """Largest speed of the robots, m/s."""
     noise: float = 0.003
     """Standard deviation of the measured poses, m and rad."""
@@ -117,7 +119,12 @@ def plan(args: Args) -> Plan:
     policy = Path(args.policy).resolve() if args.policy else shipped_policy()
     OnnxPolicy(policy, POGEMA_LAYOUT, ("CPUExecutionProvider",), 1)
     occupancy = load_map_yaml(args.map)
-    grid = build_grid(occupancy, args.radius)
+    grid = None
+    if args.radius == 0:
+        args, grid = _roomy(args, occupancy)
+    elif not (np.isfinite(args.radius) and args.radius > 0):
+        raise ValueError(f"--radius {args.radius}: give a positive number of metres, or 0 to choose one")
+    grid = grid or build_grid(occupancy, args.radius)
     names = [f"robot_{i:02d}" for i in range(args.robots)]
     if args.starts:
         starts = _numbers(args.starts, "starts", 3, args.robots)
@@ -131,6 +138,24 @@ def plan(args: Args) -> Plan:
     return Plan(args, names, occupancy, grid, starts, goals, policy)
 
 
+def _roomy(args: Args, occupancy: OccupancyMap) -> tuple[Args, NavGrid]:
+    """The first of the usual radii that leaves 8 cells per robot, else the smallest one that fits at all."""
+    error: ValueError | None = None
+    found = None
+    for radius in RADII:
+        try:
+            grid = build_grid(occupancy, radius)
+        except ValueError as reason:
+            error = error or reason
+            continue
+        found = dataclasses.replace(args, radius=radius), grid
+        if (grid.components == 0).sum() >= 8 * args.robots:
+            return found
+    if found is None:
+        raise error
+    return found
+
+
 def parameter_files(run: Plan, folder: Path) -> dict[str, Path]:
     """Write one parameter file per node; their paths by node name."""
     import yaml
@@ -138,18 +163,18 @@ def parameter_files(run: Plan, folder: Path) -> dict[str, Path]:
     args = run.args
     body = {
         "robots": run.names, "radius": args.radius, "drive": args.drive, "max_speed": args.max_speed,
-        "max_yaw_rate": 2.5, "stamped_cmd_vel": True, "seed": args.seed,
+        "max_yaw_rate": 3.0, "stamped_cmd_vel": True, "seed": args.seed,
     }  # fmt: skip
     nodes = {
         "simulator": {
-            **body, "max_acceleration": 3.0, "max_yaw_acceleration": 6.0, "map_yaml": str(args.map),
+            **body, "max_acceleration": 3.5, "max_yaw_acceleration": 9.0, "map_yaml": str(args.map),
             "initial_poses": run.starts.ravel().tolist(), "real_time_factor": 0.0, "lockstep": True,
             "pose_noise_xy": args.noise, "pose_noise_yaw": args.noise, "lockstep_timeout": 5.0,
         },
         "map_publisher": {"map_yaml": str(args.map)},
         "task_source": {"robots": run.names, "mode": args.mode, "seed": args.seed, "use_sim_time": True},
         "fleet_node": {
-            **body, "max_acceleration": 2.0, "max_yaw_acceleration": 5.0, "policy": str(run.policy),
+            **body, "max_acceleration": 3.0, "max_yaw_acceleration": 8.0, "policy": str(run.policy),
             "use_sim_time": True, "trigger": "poses",
         },
     }  # fmt: skip
@@ -214,6 +239,7 @@ def main(args: Args) -> int:
     """Run the demo; 0 if no robot touched anything, 3 if one did, 1 if it could not run."""
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     run = plan(args)
+    args = run.args
     for name in ("bag", "logs", "summary.json", "report.html", "picture.png"):
         path = args.out / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -221,8 +247,8 @@ def main(args: Args) -> int:
 
     rows, cols = run.grid.free.shape
     print(
-        f"{args.map.name}: {rows} x {cols} cells of {run.grid.cell_size:.2f} m, {args.robots} robots, "
-        f"policy {run.policy.name}, {args.duration:.0f} simulated seconds"
+        f"{args.map.name}: {rows} x {cols} cells of {run.grid.cell_size:.2f} m, {args.robots} robots "
+        f"of {run.args.radius} m radius, policy {run.policy.name}, {args.duration:.0f} simulated seconds"
     )
     everything = args.record == "all" or (args.record == "auto" and args.robots <= 32)
     try:

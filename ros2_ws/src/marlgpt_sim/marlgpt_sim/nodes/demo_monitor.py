@@ -186,17 +186,13 @@ def _follow(monitor: Monitor, executor, processes: Processes, duration: float) -
                 speed = (monitor.now - monitor.begin) / (wall - monitor.begin_wall)
                 bar.set_postfix_str(f"goals {reached}, {speed:.1f} x real time")
         bar.n = duration
-    # The last status and state may still be on their way.
-    end = time.monotonic() + 0.5
-    while time.monotonic() < end:
-        executor.spin_once(0.1)
 
 
 def summarise(monitor: Monitor) -> dict:
     """The figures of the run, by the names of the documented summary."""
     state, status = monitor.state, monitor.status
     sim_seconds = monitor.samples[-1][0] - monitor.begin
-    wall_seconds = time.monotonic() - monitor.begin_wall - 0.5
+    wall_seconds = time.monotonic() - monitor.begin_wall
     p50, p99 = np.percentile(monitor.decision_ms, [50, 99])
     gaps = [sample[5] for sample in monitor.samples]
     return {

@@ -20,6 +20,7 @@ import rclpy
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
+from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
@@ -182,10 +183,15 @@ def main(args: list[str] | None = None) -> None:
     """Run the node until SIGINT or SIGTERM, then complete the bag."""
     rclpy.init(args=args)
     node = RecorderNode()
+    executor = EventsExecutor()  # half the processor time of the default one
+    executor.add_node(node)
     try:
-        rclpy.spin(node)
+        executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RuntimeError:  # a signal that comes while the executor is not waiting takes the context from it
+        if rclpy.ok():
+            raise
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C must not tear the index
             signal.signal(number, signal.SIG_IGN)
