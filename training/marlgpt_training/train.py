@@ -175,6 +175,10 @@ def main(args: Args) -> int:
                 (loss * (len(part) / len(order))).backward()
                 losses.append(loss.detach())
                 accuracies.append(accuracy)
+            mean = float(torch.stack(losses[-args.chunks :]).mean())
+            if not math.isfinite(mean):  # stop before the weights, their average and the state are spoilt
+                np.savez(args.out / "bad_batch.npz", packed=packed, labels=labels, masks=masks)
+                raise SystemExit(f"loss is {mean} at step {step + 1}; the batch is in {args.out / 'bad_batch.npz'}")
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
@@ -182,9 +186,6 @@ def main(args: Args) -> int:
             step, samples, since = step + 1, samples + len(labels), since + len(labels)
             if step % 100 == 0:
                 mean = float(torch.stack(losses).mean())
-                if not math.isfinite(mean):
-                    np.savez(args.out / "bad_batch.npz", packed=packed, labels=labels, masks=masks)
-                    raise SystemExit(f"loss is {mean} at step {step}; the batch is in {args.out / 'bad_batch.npz'}")
                 rate = since / (time.time() - last)
                 left = (args.steps - step) * args.batch / rate / 60
                 print(
