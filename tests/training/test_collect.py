@@ -94,9 +94,8 @@ def test_main_fills_a_store_and_resumes(tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pibt-0-00000.parquet", "pibt-0-00001.parquet"]
     assert (tmp_path / "pibt-0-00001.parquet").read_bytes() != data
     assert main(args) == 0
-    assert "2 shards" in (said := capsys.readouterr().out) and said.rstrip().endswith(
-        " 0 new labelled agent steps"
-    )
+    said = capsys.readouterr().out.rstrip()
+    assert "2 shards" in said and said.endswith(" 0 new labelled agent steps")
 
 
 def test_wrong_expert_is_refused_before_anything_is_written(tmp_path):

@@ -129,6 +129,10 @@ def altered(shard, path, **changes):
     return path
 
 
+def cell(*numbers):
+    return np.array(numbers, "<i2").tobytes()
+
+
 BAD = {
     "fewer actions": {"actions": lambda b: b[:-1]},
     "more labels": {"labels": lambda b: b + b"\0"},
@@ -141,10 +145,9 @@ BAD = {
     "higher map": {"map_rows": lambda n: n + 1},
     "half a goal event": {"goal_events": lambda b: b[:-2]},
     "no goal events": {"goal_events": lambda b: b""},
-    "goal of an agent that is not there": {
-        "goal_events": lambda b: b + np.array([0, 999, 1, 1], "<i2").tobytes()
-    },
-    "goal outside the map": {"goal_events": lambda b: b + np.array([0, 0, -1, 1], "<i2").tobytes()},
+    "goal of an agent that is not there": {"goal_events": lambda b: b + cell(9, 999, 1, 1)},
+    "goal outside the map": {"goal_events": lambda b: b + cell(9, 0, -1, 1)},
+    "goal events out of order": {"goal_events": lambda b: b + cell(9, 0, 1, 1, 0, 0, 1, 1)},
     "start outside the map": {"starts": lambda b: np.full(len(b) // 2, 999, "<i2").tobytes()},
     "unknown move": {"actions": lambda b: b"\x05" + b[1:]},
     "negative move": {"actions": lambda b: b"\xff" + b[1:]},
