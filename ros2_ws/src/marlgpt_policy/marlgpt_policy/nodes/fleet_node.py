@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from functools import partial
 
@@ -11,9 +12,11 @@ from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Twist, Twi
 from marlgpt_msgs.msg import FleetDecision, FleetState
 from marlgpt_msgs.srv import GetGrid
 from nav_msgs.msg import OccupancyGrid, Odometry
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -311,18 +314,25 @@ class FleetNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is interrupted."""
-    rclpy.init(args=args)
+    """Run the node until it is interrupted; the last thing it sends is a standstill for every robot."""
+    # With rclpy's own handlers the context would be gone before the robots could be told to stop.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     node = FleetNode()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        executor.spin()
+        while rclpy.ok():
+            executor.spin_once(timeout_sec=0.5)  # returns to Python, where signals are noticed
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
         if node._active and rclpy.ok():
             node._stop_wheels()
+            for publisher in node._cmd:
+                if not publisher.wait_for_all_acked(Duration(seconds=0.5)):
+                    break  # a robot that is gone; no use waiting for each of many
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
