@@ -1,0 +1,433 @@
+"""The fleet node as a process of its own, over DDS: transitions, messages, refusals, stop."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import pytest
+from marlgpt_policy.layout import POGEMA_LAYOUT
+from onnx import TensorProto, helper
+
+rclpy = pytest.importorskip("rclpy")
+
+from geometry_msgs.msg import PoseStamped, Twist  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
+from marlgpt_msgs.action import Navigate  # noqa: E402
+from marlgpt_msgs.msg import FleetDecision, FleetState, RobotState  # noqa: E402
+from marlgpt_msgs.srv import GetGrid  # noqa: E402
+from nav_msgs.msg import OccupancyGrid, Odometry  # noqa: E402
+from rcl_interfaces.srv import SetParameters  # noqa: E402
+from rclpy.action import ActionClient  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.node import Node  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
+
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+ROWS, COLS, CELL = 3, 5, 0.7
+
+
+def write_policy(path):
+    """A policy that takes the moves which bring a robot closer to its goal."""
+    columns, weights = np.zeros(20, np.int64), np.zeros((1, 20), np.float32)
+    columns[1:5], weights[0, 1:5] = range(135, 139), 30.0
+    nodes = [
+        helper.make_node("Gather", ["values", "columns"], ["closer"], axis=1),
+        helper.make_node("Mul", ["closer", "weights"], ["weighted"]),
+        helper.make_node("Where", ["action_mask", "weighted", "forbidden"], ["logits"]),
+        helper.make_node("Identity", ["weighted"], ["q"]),
+        helper.make_node("Not", ["valid"], ["unused"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("values", TensorProto.FLOAT, ["robots", 356]),
+        helper.make_tensor_value_info("valid", TensorProto.BOOL, ["robots", 356]),
+        helper.make_tensor_value_info("action_mask", TensorProto.BOOL, ["robots", 20]),
+    ]
+    outputs = [helper.make_tensor_value_info(k, TensorProto.FLOAT, ["robots", 20]) for k in ("logits", "q")]
+    constants = {"columns": columns, "weights": weights, "forbidden": np.full((1, 1), -1e9, np.float32)}
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    helper.set_model_props(
+        model, {"format_version": "1", "layout_name": "pogema-1", "layout_hash": POGEMA_LAYOUT.hash}
+    )
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def hall():
+    """An empty hall of 3 x 5 cells with one blocked corner cell, row 2 column 4 of the grid."""
+    data = np.zeros(((ROWS - 1) * 14 + 11, (COLS - 1) * 14 + 11), dtype=np.int8)
+    data[:8, -8:] = 100
+    message = OccupancyGrid()
+    message.header.frame_id = "map"
+    message.info.resolution = 0.05
+    message.info.height, message.info.width = data.shape
+    message.info.origin.orientation.w = 1.0
+    message.data = data.ravel().tolist()
+    return message
+
+
+def die_with_parent():
+    """Linux: the kernel ends the child when the test process ends, however that happens."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class Bench:
+    """The node under test in a process, and a node here that plays map, robots and operator."""
+
+    def __init__(self, folder, domain, robots, policy):
+        self.log = folder / "node.log"
+        environment = {
+            **os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+            "ROS_LOG_DIR": str(folder), "RCUTILS_COLORIZED_OUTPUT": "0",
+        }  # fmt: skip
+        parameters = {
+            "robots": robots, "policy": policy, "providers": '["CPUExecutionProvider"]', "max_speed": 2.0,
+            "max_yaw_rate": 4.0, "drive": "holonomic", "temperature": 0.0,
+        }  # fmt: skip
+        command = [sys.executable, "-m", "marlgpt_policy.nodes.fleet_node", "--ros-args"]
+        for name, value in parameters.items():
+            command += ["-p", f"{name}:={value}"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, preexec_fn=die_with_parent
+            )
+        self.context = rclpy.Context()
+        self.context.init(domain_id=domain)
+        self.node = Node("bench", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.poses = {}
+        self.commands = {"a": [], "b": []}
+        self.states, self.decisions = [], []
+        self.odometry = {k: self.node.create_publisher(Odometry, f"{k}/odom", BEST_EFFORT) for k in "ab"}
+        self.goal = {k: self.node.create_publisher(PoseStamped, f"{k}/goal_pose", 10) for k in "ab"}
+        self.map = self.node.create_publisher(OccupancyGrid, "map", LATCHED)
+        for k in "ab":
+            self.node.create_subscription(Twist, f"{k}/cmd_vel", lambda m, k=k: self.obey(k, m), 10)
+        self.node.create_subscription(FleetState, "fleet/state", self.states.append, 10)
+        self.node.create_subscription(FleetDecision, "fleet/decisions", self.decisions.append, 10)
+        self.node.create_timer(0.05, self.send_poses)
+        self.navigate = ActionClient(self.node, Navigate, "fleet/navigate")
+
+    def obey(self, robot, twist):
+        """One control period of a robot without inertia and without yaw."""
+        self.commands[robot].append((twist.linear.x, twist.linear.y, twist.angular.z))
+        if robot in self.poses:
+            self.poses[robot] += 0.05 * np.array([twist.linear.x, twist.linear.y])
+
+    def send_poses(self):
+        for robot, (x, y) in self.poses.items():
+            self.odometry[robot].publish(self.pose(x, y))
+
+    @staticmethod
+    def pose(x, y, frame="map"):
+        message = Odometry()
+        message.header.frame_id = frame
+        message.pose.pose.position.x, message.pose.pose.position.y = float(x), float(y)
+        message.pose.pose.orientation.w = 1.0
+        return message
+
+    @staticmethod
+    def goal_at(xy):
+        message = PoseStamped()
+        message.header.frame_id = "map"
+        message.pose.position.x, message.pose.position.y = (float(v) for v in xy)
+        message.pose.orientation.w = 1.0
+        return message
+
+    def until(self, condition, what, seconds=20.0):
+        """Spin until the condition holds; fails with the node's log otherwise."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                pytest.fail(f"no {what} within {seconds} s; log of the node:\n{self.log.read_text()}")
+            assert self.process.poll() is None, self.log.read_text()
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def spin(self, seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def call(self, kind, name, request):
+        client = self.node.create_client(kind, name)
+        self.until(client.service_is_ready, f"service {name}")
+        future = client.call_async(request)
+        self.until(future.done, f"answer of {name}")
+        self.node.destroy_client(client)
+        return future.result()
+
+    def change_state(self, transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return self.call(ChangeState, "fleet_node/change_state", request).success
+
+    def set(self, **values):
+        parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        request = SetParameters.Request(parameters=parameters)
+        results = self.call(SetParameters, "fleet_node/set_parameters", request).results
+        assert all(result.successful for result in results), results
+
+    def logged(self, text):
+        return text in self.log.read_text()
+
+    def robot(self, name) -> RobotState | None:
+        return next((r for r in self.states[-1].robots if r.name == name), None) if self.states else None
+
+    def fresh_state(self):
+        """The next fleet/state that is sent from now on."""
+        before = len(self.states)
+        self.until(lambda: len(self.states) > before + 1, "fleet/state")
+        return self.states[-1]
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.executor.shutdown()
+        self.navigate.destroy()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+        assert self.process.returncode == 0, self.log.read_text()
+
+
+def centre(grid, row, col):
+    return np.array([
+        grid.origin.position.x + col * grid.cell_size, grid.origin.position.y - row * grid.cell_size
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return write_policy(tmp_path_factory.mktemp("policy") / "tiny.onnx")
+
+
+def open_bench(tmp_path_factory, offset, robots, policy):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        return Bench(tmp_path_factory.mktemp("bench"), 1 + (os.getpid() + offset) % 100, robots, policy)
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory, policy):
+    """A node that has not been configured."""
+    bench = open_bench(tmp_path_factory, 31, '["a", "b"]', policy)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture(scope="module")
+def driving(tmp_path_factory, policy):
+    """An active node with a map and two robots on row 0 and 2."""
+    bench = open_bench(tmp_path_factory, 62, '["a", "b"]', policy)
+    try:
+        assert bench.change_state(Transition.TRANSITION_CONFIGURE), bench.log.read_text()
+        assert bench.change_state(Transition.TRANSITION_ACTIVATE), bench.log.read_text()
+        bench.map.publish(hall())
+        bench.until(lambda: bench.logged("map accepted"), "map")
+        bench.grid = bench.call(GetGrid, "fleet/get_grid", GetGrid.Request())
+        bench.poses = {"a": centre(bench.grid, 0, 0), "b": centre(bench.grid, 2, 0)}
+        yield bench
+    finally:
+        bench.close()
+
+
+# Configuration -------------------------------------------------------------------------------------------
+
+
+def test_configure_fails_with_the_reason_in_the_log_and_can_be_tried_again(idle, policy, tmp_path):
+    corrupt = tmp_path / "corrupt.onnx"
+    corrupt.write_bytes(policy.read_bytes()[:300])
+    missing = tmp_path / "missing.onnx"
+    for change, reason in (
+        ({"policy": str(missing)}, f"cannot configure: policy {missing}: no such file"),
+        ({"policy": str(corrupt)}, f"cannot configure: policy {corrupt}: ONNX Runtime cannot load it"),
+        ({"policy": str(policy), "robots": ["a", "b", "a"]}, "parameter 'robots' names a twice"),
+        ({"robots": ["a", "b c"]}, "robot name 'b c' is not a ROS name"),
+        ({"robots": ["a", ""]}, "robot name '' is not a ROS name"),
+        ({"robots": ["a", "b"], "drive": "hovering"}, "parameter 'drive' is 'hovering'"),
+    ):
+        idle.set(**change)
+        assert not idle.change_state(Transition.TRANSITION_CONFIGURE)
+        idle.until(lambda reason=reason: idle.logged(reason), f"log '{reason}'", 3.0)
+    idle.set(drive="holonomic")
+    assert idle.change_state(Transition.TRANSITION_CONFIGURE), idle.log.read_text()
+
+
+def test_no_robots_cannot_be_configured(idle):
+    assert idle.change_state(Transition.TRANSITION_CLEANUP), "the test before left it configured"
+    request = SetParameters.Request(
+        parameters=[Parameter("robots", Parameter.Type.STRING_ARRAY, []).to_parameter_msg()]
+    )
+    assert idle.call(SetParameters, "fleet_node/set_parameters", request).results[0].successful
+    assert not idle.change_state(Transition.TRANSITION_CONFIGURE)
+    idle.until(lambda: idle.logged("parameter 'robots' is empty"), "log", 3.0)
+
+
+def test_a_corrupt_map_is_refused_and_a_good_one_still_accepted(idle):
+    idle.set(robots=["a", "b"])
+    assert idle.change_state(Transition.TRANSITION_CONFIGURE), idle.log.read_text()
+    assert idle.change_state(Transition.TRANSITION_ACTIVATE)
+    answer = idle.call(GetGrid, "fleet/get_grid", GetGrid.Request())
+    assert not answer.success and "no map" in answer.message
+    assert not idle.call(Trigger, "fleet/stop", Trigger.Request()).success
+    short = hall()
+    short.data = short.data[:-7]
+    idle.map.publish(short)
+    idle.until(lambda: idle.logged("map refused"), "refusal")
+    assert not idle.call(GetGrid, "fleet/get_grid", GetGrid.Request()).success
+    idle.map.publish(hall())
+    idle.until(lambda: idle.logged("map accepted"), "map")
+    assert idle.call(GetGrid, "fleet/get_grid", GetGrid.Request()).success
+    assert idle.fresh_state().rejected_messages >= 1
+
+
+# Driving -------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_is_served(driving):
+    grid = driving.grid
+    assert (grid.success, grid.rows, grid.cols, grid.frame_id) == (True, ROWS, COLS, "map")
+    assert grid.cell_size == pytest.approx(CELL)
+    free = np.array(grid.free).reshape(ROWS, COLS)
+    assert not free[2, 4] and free.sum() == ROWS * COLS - 1
+    moves = np.array(list(grid.moves)).reshape(ROWS, COLS)
+    assert moves[0, 0] == 0b10101, "wait, down and right"
+    assert moves[2, 4] == 0
+
+
+def test_a_goal_moves_the_right_robot_and_is_reported(driving):
+    driving.until(lambda: driving.robot("b") and driving.robot("b").status == RobotState.IDLE, "idle robots")
+    for robot in "ab":
+        driving.commands[robot].clear()
+    driving.goal["b"].publish(driving.goal_at(centre(driving.grid, 2, 2)))
+    driving.until(lambda: driving.robot("b").goals_reached == 1, "arrival")
+    assert max(np.abs(driving.commands["b"]).max(axis=1)) > 0.5
+    assert (np.array(driving.commands["a"]) == 0).all(), "the other robot has no goal"
+    np.testing.assert_allclose(driving.poses["b"], centre(driving.grid, 2, 2), atol=0.05)
+    state = driving.fresh_state()
+    assert (state.policy, state.provider) == ("tiny.onnx", "CPUExecutionProvider")
+    assert state.header.frame_id == "map"
+    assert (state.robots[1].row, state.robots[1].col, state.robots[1].status) == (2, 2, RobotState.IDLE)
+    assert state.goals_reached == 1 and state.decisions >= 2
+    first = driving.decisions[0]
+    b = first.robots[1]
+    assert [robot.name for robot in first.robots] == ["a", "b"]
+    assert (b.row, b.col, b.goal_row, b.goal_col) == (2, 0, 2, 2)
+    assert (b.proposed, b.executed, b.veto, b.held) == (4, 4, False, False)
+    assert sum(b.probabilities) == pytest.approx(1.0, abs=1e-5)
+    assert first.total_ms == pytest.approx(first.encode_ms + first.infer_ms + first.shield_ms, rel=1e-3)
+
+
+def test_stop_sends_zeros_until_resume(driving):
+    driving.goal["a"].publish(driving.goal_at(centre(driving.grid, 0, 4)))
+    driving.until(lambda: np.abs(driving.commands["a"][-1]).max() > 0.3, "motion")
+    assert driving.call(Trigger, "fleet/stop", Trigger.Request()).success
+    driving.spin(0.1)
+    for robot in "ab":
+        driving.commands[robot].clear()
+    driving.spin(0.6)
+    assert len(driving.commands["a"]) >= 3
+    assert all((np.array(driving.commands[robot]) == 0).all() for robot in "ab")
+    state = driving.fresh_state()
+    assert state.stopped and {robot.status for robot in state.robots} == {RobotState.STOPPED}
+    assert driving.call(Trigger, "fleet/resume", Trigger.Request()).success
+    driving.until(lambda: driving.robot("a").goals_reached == 1, "arrival")
+
+
+def navigate(bench, goals):
+    goal = Navigate.Goal(robots=list(goals), goals=[bench.goal_at(xy) for xy in goals.values()])
+    bench.until(bench.navigate.server_is_ready, "action server")
+    sent = bench.navigate.send_goal_async(goal)
+    bench.until(sent.done, "answer to the action goal")
+    return sent.result()
+
+
+def test_navigate_reaches_its_goals(driving):
+    handle = navigate(driving, {"a": centre(driving.grid, 0, 3), "b": centre(driving.grid, 1, 2)})
+    assert handle.accepted
+    result = handle.get_result_async()
+    driving.until(result.done, "result")
+    answer = result.result().result
+    assert answer.success and list(answer.reached) == [True, True] and list(answer.robots) == ["a", "b"]
+
+
+def test_navigate_refuses_walls_unknown_robots_and_says_why(driving):
+    wall = centre(driving.grid, 2, 4) + (0.15, -0.15)
+    assert not navigate(driving, {"a": wall}).accepted
+    driving.until(lambda: driving.logged("of robot 'a' lies in a wall"), "log", 3.0)
+    assert not navigate(driving, {"zorro": centre(driving.grid, 0, 0)}).accepted
+    driving.until(lambda: driving.logged("unknown or repeated robots ['zorro']"), "log", 3.0)
+
+
+def test_navigate_can_be_cancelled(driving):
+    handle = navigate(driving, {"b": centre(driving.grid, 2, 0)})
+    assert handle.accepted
+    cancelled = handle.cancel_goal_async()
+    result = handle.get_result_async()
+    driving.until(lambda: cancelled.done() and result.done(), "cancellation")
+    assert not result.result().result.success
+    assert list(result.result().result.messages) == ["cancelled"]
+    driving.until(lambda: driving.robot("b").status == RobotState.IDLE, "standstill")
+
+
+def test_bad_poses_are_counted_and_the_robot_stands(driving):
+    before = driving.fresh_state().rejected_messages
+    x, y = driving.poses.pop("a")
+    driving.until(lambda: driving.robot("a").status == RobotState.STALE, "stale robot", 5.0)
+    driving.goal["a"].publish(driving.goal_at(centre(driving.grid, 0, 0)))
+    driving.commands["a"].clear()
+    zero = driving.pose(x, y)
+    zero.pose.pose.orientation.w = 0.0
+    for _ in range(5):
+        for bad in (driving.pose(np.nan, y), driving.pose(x, y, "odom_of_a"), zero):
+            driving.odometry["a"].publish(bad)
+            driving.spin(0.05)
+    state = driving.fresh_state()
+    assert state.rejected_messages >= before + 6
+    assert state.robots[0].status == RobotState.STALE
+    assert state.robots[0].pose.position.x == pytest.approx(x), "the last good pose stays"
+    assert len(driving.commands["a"]) > 3 and (np.array(driving.commands["a"]) == 0).all()
+    driving.poses["a"] = np.array([x, y])
+    driving.until(lambda: driving.robot("a").status != RobotState.STALE, "recovery", 5.0)
+
+
+def test_deactivating_stops_the_robots_and_activating_goes_on(driving):
+    driving.goal["a"].publish(driving.goal_at(centre(driving.grid, 0, 0)))
+    driving.goal["b"].publish(driving.goal_at(centre(driving.grid, 2, 3)))
+    driving.until(lambda: np.abs(driving.commands["b"][-1]).max() > 0.3, "motion")
+    assert driving.change_state(Transition.TRANSITION_DEACTIVATE)
+    driving.spin(0.2)
+    assert driving.commands["b"][-1] == (0.0, 0.0, 0.0)
+    driving.commands["b"].clear()
+    driving.spin(0.3)
+    assert driving.commands["b"] == [], "an inactive node sends nothing"
+    assert driving.change_state(Transition.TRANSITION_ACTIVATE)
+    driving.until(lambda: driving.robot("b").col == 3, "arrival")
+
+
+def test_an_interrupted_node_stops_the_robots_before_it_ends(driving):
+    driving.goal["b"].publish(driving.goal_at(centre(driving.grid, 2, 0)))
+    driving.until(lambda: np.abs(driving.commands["b"][-1]).max() > 0.3, "motion")
+    driving.process.send_signal(signal.SIGTERM)
+    end = time.monotonic() + 10
+    while driving.process.poll() is None and time.monotonic() < end:
+        driving.executor.spin_once(timeout_sec=0.05)
+    driving.spin(0.2)
+    assert driving.process.returncode == 0, driving.log.read_text()
+    assert driving.commands["b"][-1] == (0.0, 0.0, 0.0)
