@@ -212,7 +212,7 @@ class Simulator(Node):
         self._received = np.full(n, -(2**62))  # ns of simulated time at which the newest command came
         self._stamps = np.full(n, -1)
         self._joined = np.zeros(n, bool)  # robots whose commands a lockstep tick waits for in earnest
-        self._begun = False  # whether a lockstep run has heard every robot
+        self._begun = not p["lockstep"]  # a lockstep run begins once every robot was heard
         self._waiting: set[int] = set()
         self._logged = 0
         self._connect()
@@ -226,6 +226,8 @@ class Simulator(Node):
         status_every, tick = max(1, round(p["publish_rate"] / STATUS_RATE)), 0
         while self.context.ok():
             self.world.time = self.now * 1e-9
+            if not self._begun:
+                self.world.ticks = 0  # the noise starts with the run, too
             self._publish_tick()
             if tick % status_every == 0:
                 self._publish_status()
@@ -313,7 +315,6 @@ class Simulator(Node):
         self._begun = self._begun or bool(self._joined.all())
         if not self._begun:
             self._commands[:] = 0.0
-            self.world.ticks = 0  # the noise starts with the run, too
 
     def _pace(self, executor: EventsExecutor, dt: float) -> None:
         """Handle messages until the wall time of the next physics step."""
@@ -439,6 +440,9 @@ def main(args: list[str] | None = None) -> int:
     ) as error:
         print(f"simulator: {error}", file=sys.stderr)
         return 1
+    except Exception:
+        if rclpy.ok():  # otherwise it was interrupted inside compiled code, which wraps the interrupt
+            raise
     finally:
         if node is not None:
             node.destroy_node()

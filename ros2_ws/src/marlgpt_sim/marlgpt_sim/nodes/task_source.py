@@ -271,6 +271,9 @@ def main(args: list[str] | None = None) -> int:
     ) as error:
         print(f"task_source: {error}", file=sys.stderr)
         return 1
+    except Exception:
+        if rclpy.ok():  # otherwise it was interrupted inside compiled code, which wraps the interrupt
+            raise
     finally:
         if node is not None:
             node.destroy_node()
