@@ -10,6 +10,7 @@ COMMANDS = {
     "demo": ("marlgpt_sim.demo", "drive a simulated fleet over ROS 2 and write summary, report and bag"),
     "collect": ("marlgpt_training.collect", "collect labelled expert episodes into a trajectory store"),
     "train": ("marlgpt_training.train", "train a policy on a store, with data aggregation beside it"),
+    "critic": ("marlgpt_training.critic", "train the critic of a finished policy on returns"),
     "evaluate": ("marlgpt_training.evaluate", "evaluate policies in the real pogema package"),
     "export": ("marlgpt_training.export", "export a checkpoint to ONNX and check parity with PyTorch"),
     "map": ("marlgpt_sim.map_command", "convert a map_server map into the grid a robot can drive, with a picture"),

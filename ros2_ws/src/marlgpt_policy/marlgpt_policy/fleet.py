@@ -194,6 +194,7 @@ class Fleet:
         self.random = np.random.default_rng(self.config.seed)
         self.poses = np.full((n, 3), np.nan)
         self.pose_time = np.full(n, -np.inf)
+        self.driven = np.zeros((n, 3))  # what the commands since the last pose should have moved the robot
         self.cells = np.full((n, 2), -1, dtype=np.int64)
         self.targets = np.full((n, 2), -1, dtype=np.int64)
         self.docked = np.zeros(n, dtype=bool)
@@ -228,6 +229,7 @@ class Fleet:
         if not (math.isfinite(x) and math.isfinite(y) and math.isfinite(yaw)):
             raise ValueError(f"pose of robot '{self.names[robot]}' is not finite: ({x}, {y}, {yaw})")
         self.poses[robot] = (x, y, yaw)
+        self.driven[robot] = 0.0
         self.pose_time[robot] = now
 
     def goal_cell(self, robot: int, x: float, y: float) -> np.ndarray:
@@ -241,7 +243,7 @@ class Fleet:
             raise GoalError(f"{name} is not finite")
         cell = self.grid.cell_of(np.array([x, y]))
         if not self.grid.inside(cell):
-            raise GoalError(f"{name} lies outside the map")
+            raise GoalError(f"{name} lies outside the map or in its outer walls")
         if not self.grid.free[tuple(cell)]:
             cell = self.grid.nearest_free(np.array([x, y]), self.grid.cell_size / math.sqrt(2))
             if cell is None:
@@ -556,15 +558,28 @@ class Fleet:
         starts[~active] = ends[~active] = self.poses[~active, :2]
         hold = ~fresh | ~active | self.stopped | self._in_the_way(ends)
         limit = np.where(self.docking, 1.0, self._limits_of_progress())
+        # Where a pose is missing, a robot brakes by where its commands have taken it, not by where it was.
+        poses = self.poses + self.driven
         result = track(
-            self.poses, self.commands, starts, ends, limit, hold, self.drive, self.limits,
+            poses, self.commands, starts, ends, limit, hold, self.drive, self.limits,
             self.config.control_period, latency=self.config.latency,
             arrive_tolerance=self.config.arrive_tolerance,
         )  # fmt: skip
-        moving = self.docked & fresh & (self.cells != self.targets).any(axis=1)
+        measured = (self.driven == 0.0).all(axis=1)  # followers trust in nothing else
+        moving = self.docked & fresh & measured & (self.cells != self.targets).any(axis=1)
         self.progress[moving] = np.clip(result.progress[moving], 0.0, 1.0)
         self.commands = result.commands
         self.commands[~fresh | ~active | self.stopped] = 0.0  # at once, whatever the profile says
+        self.driven[active] += self._displacement(poses[active, 2], self.commands[active])
+
+    def _displacement(self, yaw: np.ndarray, commands: np.ndarray) -> np.ndarray:
+        """float[n, 3] (x, y, yaw) that body-frame commands float[n, 3] move robots in one control period."""
+        step = commands * self.config.control_period
+        middle = yaw + step[:, 2] / 2
+        cos, sin = np.cos(middle), np.sin(middle)
+        return np.stack(
+            [cos * step[:, 0] - sin * step[:, 1], sin * step[:, 0] + cos * step[:, 1], step[:, 2]], axis=1
+        )
 
     def _in_the_way(self, ends: np.ndarray) -> np.ndarray:
         """bool[n] robots on the grid whose remaining way passes one that stands or docks off the grid."""

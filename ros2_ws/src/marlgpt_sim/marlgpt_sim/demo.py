@@ -84,7 +84,7 @@ def check_fit(grid: NavGrid, names: list[str], points: np.ndarray, what: str, ra
         if not (np.isfinite(x) and np.isfinite(y)):
             raise ValueError(f"{where} is not finite")
         if not grid.inside(grid.cell_of(np.array([x, y]))):
-            raise ValueError(f"{where} lies outside the map")
+            raise ValueError(f"{where} lies outside the map or in its outer walls")
         cell = grid.nearest_free(np.array([x, y]), grid.cell_size / np.sqrt(2))
         if cell is None:
             raise ValueError(f"{where} does not fit: it lies in or too near a wall for a radius of {radius} m")
