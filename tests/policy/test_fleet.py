@@ -504,3 +504,22 @@ def test_without_a_distance_field_a_robot_between_cells_stands():
     sim.world.poses[0, 0] += 0.2
     assert all((tick.commands == 0).all() for tick in sim.run(2.0))
     assert sim.status(0) == Status.OFF_GRID
+
+
+@pytest.mark.parametrize("drive", list(Drive))
+def test_a_robot_whose_poses_end_on_the_way_does_not_run_past_its_cell(drive):
+    """Between the last pose and the timeout it drives on, which must not take it into the wall."""
+    for progress in (0.1, 0.3, 0.5, 0.7, 0.9):
+        sim = hall((0, 0), drive=drive, pose_timeout=2.0)
+        sim.go(0, (0, 4))
+        sim.run(
+            10.0, lambda _, p=progress, s=sim: s.fleet.targets[0, 1] == 4 and s.fleet.progress[0] > p
+        )
+        assert sim.fleet.targets[0].tolist() == [0, 4]
+        sim.silent = {0}
+        sim.run(4.0)
+        sim.assert_untouched()
+        assert sim.world.poses[0, 0] < sim.grid.centre(np.array([0, 4]))[0] + 0.02
+        sim.silent = set()
+        sim.run(4.0)
+        assert sim.fleet.goals_reached[0] == 1
