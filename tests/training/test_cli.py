@@ -15,7 +15,8 @@ def test_bare_command_and_help_list_all_commands(capsys):
         assert cli.main([flag]) == 0
         assert capsys.readouterr().out == bare
     listed = re.findall(r"^  (\S+)  +\S", bare, flags=re.M)
-    assert listed == list(cli.COMMANDS) == ["demo", "collect", "train", "evaluate", "export", "map"]
+    assert listed == list(cli.COMMANDS)
+    assert {"demo", "collect", "train", "evaluate", "export", "map"} <= set(listed)
 
 
 def test_unknown_command(capsys):
