@@ -198,7 +198,7 @@ def test_node_survives_signals(ros, tmp_path: Path, how: signal.Signals) -> None
     talker = rclpy.create_node("talker", context=ros)
     publisher = talker.create_publisher(String, "chatter", 100)
     command = [sys.executable, "-m", "marlgpt_sim.nodes.recorder", "--ros-args"]
-    command += ["-p", f"output:={tmp_path / 'bag'}", "-p", "topics:=[chatter]", "-p", "flush_period:=0.0"]
+    command += ["-p", f"output:={tmp_path / 'bag'}", "-p", "topics:=[chatter]", "-p", "flush_period:=0.5"]
     process = subprocess.Popen(command)
     try:
         deadline = time.monotonic() + 30
@@ -208,7 +208,7 @@ def test_node_survives_signals(ros, tmp_path: Path, how: signal.Signals) -> None
         for i in range(40):
             publisher.publish(String(data=f"message {i}"))
             time.sleep(0.01)
-        time.sleep(1.0)
+        time.sleep(2.0)
     finally:
         process.send_signal(how)
         code = process.wait(timeout=20)

@@ -122,8 +122,8 @@ class BagWriter:
     Args:
         path: Folder of the bag; must not exist.
         packages: Packages of the message types to come, other than those of ROS itself.
-        flush_period: Longest time that a message stays in memory only [s, wall time]. Zero writes every
-            message at once.
+        flush_period: Age of the oldest message in memory at which the next one sends all of them to disk
+            [s, wall time]; call `flush` where messages may stop coming. Zero writes every message at once.
 
     Raises:
         FileExistsError: `path` exists already.
@@ -143,6 +143,7 @@ class BagWriter:
         self._flushed = time.monotonic()
         self._bag = Writer(self.path, version=_BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
         self._bag.open()
+        self._flush()  # the file is an MCAP file from now on
 
     @property
     def closed(self) -> bool:

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
-from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.timer import Timer
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
 from ..recorder import BagWriter, TopicSpec
@@ -57,6 +58,7 @@ class BagRecorder:
         self._subscriptions: dict[str, object] = {}
         self._announced: set[str] = set()
         self._specs: dict[str, TopicSpec] = {}
+        self._timer: Timer | None = None
         self._writer = BagWriter(path, {topic.type.split("/")[0] for topic in topics}, flush_period)
         try:
             for topic in topics:
@@ -64,6 +66,8 @@ class BagRecorder:
         except Exception:
             self.close()
             raise
+        # The writer itself looks at its clock only when a message comes.
+        self._timer = node.create_timer(max(flush_period, 0.1), self._writer.flush, clock=_steady_clock())
 
     @property
     def path(self) -> Path:
@@ -95,6 +99,9 @@ class BagRecorder:
 
     def close(self) -> None:
         """Unsubscribe, list the silent topics too, and complete the bag; more calls do nothing."""
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+            self._timer = None
         for subscription in self._subscriptions.values():
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
@@ -155,8 +162,7 @@ class RecorderNode(Node):
         self._unusable: set[str] = set()
         self.recorder = BagRecorder(self, output, [], period)
         self.get_logger().info(f"recording to {output}")
-        wall = rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
-        self.create_timer(_DISCOVERY_PERIOD, self._discover, clock=wall)
+        self.create_timer(_DISCOVERY_PERIOD, self._discover, clock=_steady_clock())
 
     def _discover(self) -> None:
         """Subscribe to the wanted topics that have a publisher, in the way its publishers offer."""
@@ -183,10 +189,8 @@ def main(args: list[str] | None = None) -> None:
     """Run the node until SIGINT or SIGTERM, then complete the bag."""
     rclpy.init(args=args)
     node = RecorderNode()
-    executor = EventsExecutor()  # half the processor time of the default one
-    executor.add_node(node)
     try:
-        executor.spin()
+        rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except RuntimeError:  # a signal that comes while the executor is not waiting takes the context from it
@@ -199,6 +203,11 @@ def main(args: list[str] | None = None) -> None:
         print(f"recorded {node.recorder.messages} messages to {node.recorder.path}", flush=True)
         node.destroy_node()
         rclpy.try_shutdown()
+
+
+def _steady_clock() -> Clock:
+    """A clock that goes on while simulation time stands still."""
+    return Clock(clock_type=ClockType.STEADY_TIME)
 
 
 def _stored(profile: QoSProfile) -> Qos:
