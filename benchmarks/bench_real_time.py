@@ -27,7 +27,16 @@ def main() -> int:
     command = str(Path(sys.executable).with_name("marlgpt"))
     for robots in args.robots:
         with tempfile.TemporaryDirectory() as folder:
-            options = ["--robots", str(robots), "--duration", str(args.seconds), "--record", "fleet", "--out", folder]
+            options = [
+                "--robots",
+                str(robots),
+                "--duration",
+                str(args.seconds),
+                "--record",
+                "fleet",
+                "--out",
+                folder,
+            ]
             done = subprocess.run([command, "demo", *options], capture_output=True, text=True, timeout=600)
             if done.returncode not in (0, 3):
                 print(done.stdout + done.stderr, file=sys.stderr)
@@ -35,7 +44,9 @@ def main() -> int:
             summary = json.loads((Path(folder) / "summary.json").read_text())
         ratio = summary["sim_seconds"] / summary["wall_seconds"]
         results[robots] = {"times_real_time": round(ratio, 2), **summary}
-        print(f"{robots:4d} robots: {ratio:.2f} x real time, contacts {summary['robot_contacts']}", flush=True)
+        print(
+            f"{robots:4d} robots: {ratio:.2f} x real time, contacts {summary['robot_contacts']}", flush=True
+        )
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(results, indent=1))

@@ -100,7 +100,14 @@ def test_the_whole_graph_drives_two_robots(room, tmp_path):
     assert "robot_01" in (out / "report.html").read_text()
     with AnyReader([out / "bag"]) as reader:
         counts = {topic: info.msgcount for topic, info in reader.topics.items()}
-    for topic in ("/map", "/fleet/state", "/fleet/decisions", "/robot_00/odom", "/robot_01/cmd_vel", "/sim/status"):
+    for topic in (
+        "/map",
+        "/fleet/state",
+        "/fleet/decisions",
+        "/robot_00/odom",
+        "/robot_01/cmd_vel",
+        "/sim/status",
+    ):
         assert counts[topic] > 0, counts
 
 

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 import torch
+from marlgpt_policy.layout import LayoutError, TokenLayout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from marlgpt_policy.layout import LayoutError, TokenLayout
 from marlgpt_training.model import MarlGpt, ModelConfig
 
 

@@ -13,7 +13,10 @@ COMMANDS = {
     "critic": ("marlgpt_training.critic", "train the critic of a finished policy on returns"),
     "evaluate": ("marlgpt_training.evaluate", "evaluate policies in the real pogema package"),
     "export": ("marlgpt_training.export", "export a checkpoint to ONNX and check parity with PyTorch"),
-    "map": ("marlgpt_sim.map_command", "convert a map_server map into the grid a robot can drive, with a picture"),
+    "map": (
+        "marlgpt_sim.map_command",
+        "convert a map_server map into the grid a robot can drive, with a picture",
+    ),
 }
 
 
@@ -21,7 +24,11 @@ def usage() -> str:
     """Help text of the bare command."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    return "usage: marlgpt COMMAND [options]\n\n" + "\n".join(lines) + "\n\nmarlgpt COMMAND --help lists its options."
+    return (
+        "usage: marlgpt COMMAND [options]\n\n"
+        + "\n".join(lines)
+        + "\n\nmarlgpt COMMAND --help lists its options."
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
-
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.shield import rank_moves, resolve
+from tqdm import tqdm
+
 from marlgpt_training import maps
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt
@@ -102,11 +102,17 @@ class Rollout:
     def episode(self) -> Episode:
         """What happened so far."""
         return Episode(
-            free=self.env.free, starts=self.starts, goal_events=np.array(self.events),
-            actions=np.array(self.actions), labels=np.array(self.labels), rewards=np.array(self.rewards),
+            free=self.env.free,
+            starts=self.starts,
+            goal_events=np.array(self.events),
+            actions=np.array(self.actions),
+            labels=np.array(self.labels),
+            rewards=np.array(self.rewards),
             ended=not self.env.lifelong and bool(self.env.arrived.all()),
             source=self.expert_name if self.driver == "expert" else f"{self.driver}+{self.expert_name}",
-            scenario=self.family, seed=self.seed, spec={"lifelong": self.env.lifelong},
+            scenario=self.family,
+            seed=self.seed,
+            spec={"lifelong": self.env.lifelong},
         )
 
 
@@ -128,7 +134,9 @@ def collect_shard(path: Path, seed: int, episodes: int, steps: int, expert: str,
         forward: Student, a function (values, valid, mask) -> logits [n, 20]; None for expert episodes.
     """
     rng = np.random.default_rng(seed)
-    drivers = ["expert"] * episodes if forward is None else list(rng.choice(["student", "shielded"], episodes))
+    drivers = (
+        ["expert"] * episodes if forward is None else list(rng.choice(["student", "shielded"], episodes))
+    )
     running = [Rollout(np.random.default_rng([seed, k]), drivers[k], expert, steps) for k in range(episodes)]
     finished = []
     while running:
@@ -192,5 +200,7 @@ def main(args: Args) -> int:
             bar.update()
             bar.set_postfix_str(f"{total / (time.time() - started):,.0f} labels/s")
     size = sum(path.stat().st_size for path in shards(args.out))
-    print(f"{args.out}: {len(shards(args.out))} shards, {size / 1e6:.1f} MB, {total:,} new labelled agent steps")
+    print(
+        f"{args.out}: {len(shards(args.out))} shards, {size / 1e6:.1f} MB, {total:,} new labelled agent steps"
+    )
     return 0

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from marlgpt_policy.layout import POGEMA_LAYOUT
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint
 from marlgpt_training.data import Replay
 from marlgpt_training.model import MarlGpt
@@ -88,7 +88,9 @@ def samples(store: Path, seed: int, batch: int, gamma: float) -> Iterator[tuple[
             for step in rng.permutation(last)[:4]:
                 which = rng.permutation(agents)[:24]
                 values, valid, _ = replay.encode(int(step), which)
-                parts.append((values, valid, episode.actions[step, which].astype(np.int64), found[step, which]))
+                parts.append(
+                    (values, valid, episode.actions[step, which].astype(np.int64), found[step, which])
+                )
             if sum(len(part[0]) for part in parts) >= 8 * batch:
                 stacked = [np.concatenate(field) for field in zip(*parts, strict=True)]
                 order = rng.permutation(len(stacked[0]))
@@ -153,5 +155,7 @@ def main(args: Args) -> int:
         "explained_variance": round(explained, 4),
     }  # fmt: skip
     save_checkpoint(args.out, model, POGEMA_LAYOUT, facts)
-    print(f"{args.out}: explained variance {explained:.3f} on held-out batches, {(time.time() - started) / 60:.1f} min")
+    print(
+        f"{args.out}: explained variance {explained:.3f} on held-out batches, {(time.time() - started) / 60:.1f} min"
+    )
     return 0

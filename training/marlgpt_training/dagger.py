@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from marlgpt_policy.layout import POGEMA_LAYOUT
+
 from marlgpt_training.checkpoint import load_checkpoint, torch_forward
 from marlgpt_training.collect import collect_shard
 from marlgpt_training.store import shards
@@ -33,7 +34,9 @@ def run(
             continue
         model, _ = load_checkpoint(student, POGEMA_LAYOUT)
         path = store / f"{prefix}{count:06d}.parquet"
-        collect_shard(path, hash((seed, worker, count)) % 2**31, episodes, steps, expert, torch_forward(model))
+        collect_shard(
+            path, hash((seed, worker, count)) % 2**31, episodes, steps, expert, torch_forward(model)
+        )
         count += 1
         mine = [p for p in shards(store) if p.name.startswith(prefix)]
         for old in mine[:-keep]:

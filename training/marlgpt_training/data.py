@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-
 from marlgpt_policy.cost_to_go import CostToGo
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.layout import HISTORY, POGEMA_LAYOUT
+
 from marlgpt_training.grid_env import edges
 from marlgpt_training.store import Episode, StoreError, read_shard, shards
 
@@ -48,7 +48,9 @@ class Replay:
         for step, agent, row, col in episode.goal_events:
             self.goals[step:, agent] = (row, col)
         padded = np.concatenate([np.full((HISTORY, agents), -1, np.int8), episode.actions])
-        self.history = np.stack([padded[HISTORY - 1 - k : HISTORY - 1 - k + steps + 1] for k in range(HISTORY)], axis=2)
+        self.history = np.stack(
+            [padded[HISTORY - 1 - k : HISTORY - 1 - k + steps + 1] for k in range(HISTORY)], axis=2
+        )
         self.costs = CostToGo(self.moves, capacity=4096)
 
     def encode(self, step: int, which: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from tqdm import tqdm
-
+from marlgpt_policy.cost_to_go import CostToGo
 from marlgpt_policy.encoders import pogema as encoder
 from marlgpt_policy.layout import HISTORY, POGEMA_LAYOUT
 from marlgpt_policy.policy import OnnxPolicy, choose
 from marlgpt_policy.shield import rank_moves, resolve
+from tqdm import tqdm
+
 from marlgpt_training import maps
 from marlgpt_training.collect import HELD_OUT, window_of
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt
 from marlgpt_training.grid_env import edges
-from marlgpt_policy.cost_to_go import CostToGo
 
 BASELINES = ("pibt", "lns", "random", "greedy-path")
 EVALUATION = HELD_OUT + 10_000_000
@@ -102,7 +102,9 @@ def load_maps(path: str | Path) -> list[tuple[str, np.ndarray]]:
 class Player:
     """Plays one contestant: observes pogema's global state, answers with actions."""
 
-    def __init__(self, contestant: Contestant, policy: OnnxPolicy | None, moves: np.ndarray, n: int, args: dict):
+    def __init__(
+        self, contestant: Contestant, policy: OnnxPolicy | None, moves: np.ndarray, n: int, args: dict
+    ):
         self.contestant, self.policy, self.moves = contestant, policy, moves
         self.costs = CostToGo(moves, capacity=4096)
         self.random = np.random.default_rng([args["seed"], 2])
@@ -149,7 +151,9 @@ class Player:
         return action
 
 
-def play(contestant: Contestant, policy: OnnxPolicy | None, free: np.ndarray, agents: int, args: dict) -> dict:
+def play(
+    contestant: Contestant, policy: OnnxPolicy | None, free: np.ndarray, agents: int, args: dict
+) -> dict:
     """One episode in pogema; its metrics, the decision time in ms and the label of what was played."""
     from marlgpt_training.pogema_compat import import_pogema
 
@@ -189,14 +193,22 @@ def _job(job: tuple) -> tuple:
     policy = None
     if contestant.name not in BASELINES:
         if contestant.name not in _POLICIES:
-            _POLICIES[contestant.name] = OnnxPolicy(contestant.name, POGEMA_LAYOUT, ("CPUExecutionProvider",), 1)
+            _POLICIES[contestant.name] = OnnxPolicy(
+                contestant.name, POGEMA_LAYOUT, ("CPUExecutionProvider",), 1
+            )
         policy = _POLICIES[contestant.name]
     return contestant.label, agents, play(contestant, policy, free, agents, args)
 
 
 def contestants(args: Args) -> list[Contestant]:
     """Who plays, from the options; ``ValueError`` for unknown switches."""
-    options = {"on": [True], "off": [False], "on,off": [True, False], "off,on": [True, False], "both": [True, False]}
+    options = {
+        "on": [True],
+        "off": [False],
+        "on,off": [True, False],
+        "off,on": [True, False],
+        "both": [True, False],
+    }
     for name in ("shield", "sample"):
         if getattr(args, name) not in options:
             raise ValueError(f"--{name} {getattr(args, name)}: choose on, off or both")
@@ -302,6 +314,9 @@ def table(report: dict) -> str:
     counts = list(next(iter(report["policies"].values()))["by_agents"])
     lines = [f"| {metric} | " + " | ".join(counts) + " | mean |", "|---" * (len(counts) + 2) + "|"]
     for label, entry in report["policies"].items():
-        cells = [f"{entry['by_agents'][c][metric]:.2f} ± {entry['by_agents'][c][metric + '_ci95']:.2f}" for c in counts]
+        cells = [
+            f"{entry['by_agents'][c][metric]:.2f} ± {entry['by_agents'][c][metric + '_ci95']:.2f}"
+            for c in counts
+        ]
         lines.append(f"| {label} | " + " | ".join(cells) + f" | {entry[mean]:.3f} |")
     return "\n".join(lines)

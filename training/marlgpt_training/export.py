@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-
 from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT, TokenLayout
 from marlgpt_policy.policy import FORMAT_VERSION, OnnxPolicy
+
 from marlgpt_training.checkpoint import load_checkpoint
 from marlgpt_training.data import SampleStream, expand
 from marlgpt_training.model import MarlGpt
@@ -104,7 +104,9 @@ def main(args: Args) -> int:
     policy = OnnxPolicy(args.out, POGEMA_LAYOUT, ("CPUExecutionProvider",))
     worst = parity(model, policy, *observations(args.store, args.observations))
     size = args.out.stat().st_size / 1e6
-    print(f"{args.out}: {size:.1f} MB, largest logit difference {worst:.1e} over {args.observations:,} observations")
+    print(
+        f"{args.out}: {size:.1f} MB, largest logit difference {worst:.1e} over {args.observations:,} observations"
+    )
     if worst > PARITY:
         print(f"the difference is above {PARITY}: do not ship this file")
         return 1

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-
 from marlgpt_policy.cost_to_go import CostToGo
 from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_policy.layout import HISTORY
@@ -66,7 +65,9 @@ def soft_moves(cells, actions, moves, occupant):
 class GridEnv:
     """One episode: agents on a grid, each with a goal; lifelong (a new goal on arrival) or one-shot."""
 
-    def __init__(self, free: np.ndarray, starts: np.ndarray, goals: np.ndarray, lifelong: bool, seed: int) -> None:
+    def __init__(
+        self, free: np.ndarray, starts: np.ndarray, goals: np.ndarray, lifelong: bool, seed: int
+    ) -> None:
         """Begin with agents at ``starts`` int[n, 2] and ``goals`` int[n, 2] on ``free`` bool[R, C] (connected)."""
         self.free, self.moves = free, edges(free)
         self.costs = CostToGo(self.moves)

@@ -11,7 +11,9 @@ from scipy import ndimage
 FAMILIES = ("random", "maze", "warehouse", "rooms")
 
 
-def random_map(rng: np.random.Generator, low: int = 17, high: int = 21, density: float | None = None) -> np.ndarray:
+def random_map(
+    rng: np.random.Generator, low: int = 17, high: int = 21, density: float | None = None
+) -> np.ndarray:
     """bool[H, W] free cells, ``density`` (default uniform 0.05..0.25) of them walls."""
     rows, cols = rng.integers(low, high + 1, size=2)
     density = rng.uniform(0.05, 0.25) if density is None else density

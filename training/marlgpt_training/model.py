@@ -12,10 +12,9 @@ import math
 from dataclasses import asdict, dataclass
 
 import torch
+from marlgpt_policy.layout import AGENTS, ATTRIBUTES, MAX_ACTIONS, TEAMS, TIMES, TokenLayout
 from torch import nn
 from torch.nn import functional as F
-
-from marlgpt_policy.layout import AGENTS, ATTRIBUTES, MAX_ACTIONS, TEAMS, TIMES, TokenLayout
 
 MASKED = -1e9
 """Logit of an action that the mask forbids."""
@@ -146,12 +145,16 @@ class EntityEmbedding(nn.Module):
         tokens, masks = [], []
         for k in range(self.group_count):
             slots = getattr(self, f"slots_{k}")
-            weight = self.attribute[getattr(self, f"attr_{k}")] * (1 + self.time[getattr(self, f"time_{k}")][:, None])
+            weight = self.attribute[getattr(self, f"attr_{k}")] * (
+                1 + self.time[getattr(self, f"time_{k}")][:, None]
+            )
             taken = expanded[:, slots.reshape(-1)].reshape(-1, slots.shape[0], slots.shape[1] * BASIS)
             tokens.append(taken @ weight.reshape(-1, weight.shape[-1]))
             masks.append(valid[:, slots.reshape(-1)].reshape(-1, *slots.shape).any(dim=2))
         x = torch.cat(tokens, dim=1)[:, self.restore]
-        return x + self.team(self.team_ids) + self.agent(self.agent_ids), torch.cat(masks, dim=1)[:, self.restore]
+        return x + self.team(self.team_ids) + self.agent(self.agent_ids), torch.cat(masks, dim=1)[
+            :, self.restore
+        ]
 
 
 class MarlGpt(nn.Module):
@@ -191,7 +194,9 @@ class MarlGpt(nn.Module):
         if self.training:  # tokens that are padding in the whole batch cost nothing
             used = keys.any(dim=0)
             x, keys = x[:, used], keys[:, used]
-        bias = torch.zeros(keys.shape, dtype=x.dtype, device=x.device).masked_fill(~keys, MASKED)[:, None, None]
+        bias = torch.zeros(keys.shape, dtype=x.dtype, device=x.device).masked_fill(~keys, MASKED)[
+            :, None, None
+        ]
         for block in self.trunk:
             x = block(x, bias)
         return x, bias

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.shield import rank_moves, resolve
+
 from marlgpt_training import maps
 from marlgpt_training.collect import HELD_OUT, sample
 from marlgpt_training.experts.pibt import Pibt

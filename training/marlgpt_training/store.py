@@ -81,12 +81,21 @@ class Episode:
         """The Parquet row."""
         steps, agents = self.actions.shape
         return {
-            "environment": self.environment, "scenario": self.scenario, "spec": json.dumps(self.spec),
-            "seed": self.seed, "source": self.source, "agents": agents, "steps": steps,
-            "actions": self.actions.astype("i1").tobytes(), "labels": self.labels.astype("i1").tobytes(),
-            "rewards": self.rewards.astype("<f2").tobytes(), "ended": self.ended,
-            "map_rows": self.free.shape[0], "map_cols": self.free.shape[1],
-            "map_bits": np.packbits(self.free).tobytes(), "starts": self.starts.astype("<i2").tobytes(),
+            "environment": self.environment,
+            "scenario": self.scenario,
+            "spec": json.dumps(self.spec),
+            "seed": self.seed,
+            "source": self.source,
+            "agents": agents,
+            "steps": steps,
+            "actions": self.actions.astype("i1").tobytes(),
+            "labels": self.labels.astype("i1").tobytes(),
+            "rewards": self.rewards.astype("<f2").tobytes(),
+            "ended": self.ended,
+            "map_rows": self.free.shape[0],
+            "map_cols": self.free.shape[1],
+            "map_bits": np.packbits(self.free).tobytes(),
+            "starts": self.starts.astype("<i2").tobytes(),
             "goal_events": self.goal_events.astype("<i2").tobytes(),
         }
 
@@ -105,8 +114,12 @@ class Episode:
                 actions=np.frombuffer(row["actions"], "i1").reshape(steps, agents),
                 labels=np.frombuffer(row["labels"], "i1").reshape(steps, agents),
                 rewards=np.frombuffer(row["rewards"], "<f2").reshape(steps, agents),
-                ended=row["ended"], source=row["source"], scenario=row["scenario"], seed=row["seed"],
-                spec=json.loads(row["spec"]), environment=row["environment"],
+                ended=row["ended"],
+                source=row["source"],
+                scenario=row["scenario"],
+                seed=row["seed"],
+                spec=json.loads(row["spec"]),
+                environment=row["environment"],
             )
             episode.check()
         except (TypeError, ValueError) as error:
@@ -154,12 +167,16 @@ def read_shard(path: str | Path) -> list[Episode]:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path}: not a readable Parquet file ({error}); delete it or collect it again") from error
+        raise StoreError(
+            f"{path}: not a readable Parquet file ({error}); delete it or collect it again"
+        ) from error
     version = (table.schema.metadata or {}).get(b"marlgpt_store")
     if version is None:
         raise StoreError(f"{path}: not a trajectory store shard (no 'marlgpt_store' version in its metadata)")
     if version != str(VERSION).encode():
-        raise StoreError(f"{path}: store version {version.decode(errors='replace')}, this code reads {VERSION}")
+        raise StoreError(
+            f"{path}: store version {version.decode(errors='replace')}, this code reads {VERSION}"
+        )
     missing = [name for name in _SCHEMA.names if name not in table.column_names]
     if missing:
         raise StoreError(f"{path}: columns missing: {', '.join(missing)}")

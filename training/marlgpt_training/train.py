@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from marlgpt_policy.layout import POGEMA_LAYOUT
 from torch.nn import functional as F
 
-from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_training import dagger
 from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint, torch_forward
 from marlgpt_training.data import SampleStream, expand
@@ -171,14 +171,18 @@ def main(args: Args) -> int:
                 group["lr"] = learning_rate(args, step)
             model.train()
             for part in np.array_split(order, args.chunks):
-                loss, accuracy = behaviour_cloning(model, packed[part], labels[part], masks[part], args.device)
+                loss, accuracy = behaviour_cloning(
+                    model, packed[part], labels[part], masks[part], args.device
+                )
                 (loss * (len(part) / len(order))).backward()
                 losses.append(loss.detach())
                 accuracies.append(accuracy)
             mean = float(torch.stack(losses[-args.chunks :]).mean())
             if not math.isfinite(mean):  # stop before the weights, their average and the state are spoilt
                 np.savez(args.out / "bad_batch.npz", packed=packed, labels=labels, masks=masks)
-                raise SystemExit(f"loss is {mean} at step {step + 1}; the batch is in {args.out / 'bad_batch.npz'}")
+                raise SystemExit(
+                    f"loss is {mean} at step {step + 1}; the batch is in {args.out / 'bad_batch.npz'}"
+                )
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
@@ -193,7 +197,12 @@ def main(args: Args) -> int:
                     f"{rate:,.0f} samples/s {left:.0f} min left",
                     flush=True,
                 )
-                entry = {"step": step, "samples": samples, "loss": mean, "accuracy": float(np.mean(accuracies))}
+                entry = {
+                    "step": step,
+                    "samples": samples,
+                    "loss": mean,
+                    "accuracy": float(np.mean(accuracies)),
+                }
                 log.write(json.dumps({**entry, "rate": rate, "minutes": (time.time() - started) / 60}) + "\n")
                 losses, accuracies, since, last = [], [], 0, time.time()
                 publish()

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-
 from marlgpt_policy.encoders.pogema import MOVES, UNREACHABLE
+
 from marlgpt_training.experts.pibt import pibt_actions
 
 LIFELONG, ONE_SHOT = 0, 1
@@ -292,7 +292,9 @@ class LnsExpert:
         self.random = np.random.default_rng(seed)
         self.ready = False
 
-    def act(self, cells: np.ndarray, goals: np.ndarray, fields: np.ndarray, field_of: np.ndarray) -> np.ndarray:
+    def act(
+        self, cells: np.ndarray, goals: np.ndarray, fields: np.ndarray, field_of: np.ndarray
+    ) -> np.ndarray:
         """int8[n] best moves found for agents at ``cells`` int[n, 2] with ``goals`` int[n, 2].
 
         ``fields`` int32[f, R, C] are cost-to-go fields, ``field_of`` int[n] each agent's field. If the agents
@@ -321,8 +323,18 @@ class LnsExpert:
         self.goals = goal_cells
         seed = int(self.random.integers(2**31))
         improve(
-            self.plans, flat_fields, field_of, self.mode, self.steps, self.exists, self.occ,
-            self.rounds, seed, self.counter, self.work, fresh,
+            self.plans,
+            flat_fields,
+            field_of,
+            self.mode,
+            self.steps,
+            self.exists,
+            self.occ,
+            self.rounds,
+            seed,
+            self.counter,
+            self.work,
+            fresh,
         )
         self.ready = True
         delta = self.plans[:, 1].astype(np.int64) - self.plans[:, 0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-
 from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_policy.shield import _pibt
 
@@ -55,7 +54,9 @@ class Pibt:
         self.tie = np.random.default_rng(seed).permutation(agents) / max(agents, 1)
         self.waited = np.zeros(agents, dtype=np.int64)
 
-    def act(self, cells: np.ndarray, fields: np.ndarray, field_of: np.ndarray, arrived: np.ndarray) -> np.ndarray:
+    def act(
+        self, cells: np.ndarray, fields: np.ndarray, field_of: np.ndarray, arrived: np.ndarray
+    ) -> np.ndarray:
         """int8[n] moves for agents at ``cells`` int[n, 2]; ``arrived`` bool[n] reached a goal in the last step."""
         self.waited = np.where(arrived, 0, self.waited + 1)
         at_goal = fields[field_of, cells[:, 0], cells[:, 1]] == 0

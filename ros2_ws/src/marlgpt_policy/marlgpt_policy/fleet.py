@@ -165,7 +165,9 @@ class Fleet:
         names = [robot.name for robot in robots]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"robot name used twice: {', '.join(twice)}; every robot needs a name of its own")
+            raise ValueError(
+                f"robot name used twice: {', '.join(twice)}; every robot needs a name of its own"
+            )
         if not robots:
             raise ValueError("no robots configured; set the parameter 'robots'")
         self.grid, self.policy, self.robots = grid, policy, robots
@@ -247,10 +249,14 @@ class Fleet:
         if not self.grid.free[tuple(cell)]:
             cell = self.grid.nearest_free(np.array([x, y]), self.grid.cell_size / math.sqrt(2))
             if cell is None:
-                raise GoalError(f"{name} lies in a wall or too close to one for a robot of {self.radius} m radius")
+                raise GoalError(
+                    f"{name} lies in a wall or too close to one for a robot of {self.radius} m radius"
+                )
         cell = np.asarray(cell, dtype=np.int64)
         if self.docked[robot] and self.costs.field(cell)[tuple(self.cells[robot])] >= UNREACHABLE:
-            raise GoalError(f"{name} cannot be reached from where the robot is: no way wide enough leads there")
+            raise GoalError(
+                f"{name} cannot be reached from where the robot is: no way wide enough leads there"
+            )
         return cell
 
     def set_goal(self, robot: int, x: float, y: float) -> np.ndarray:
@@ -406,7 +412,9 @@ class Fleet:
         self.detail[i] = ""
         self.history[i] = pogema.NO_ACTION
         if self.goals[i, 0] >= 0 and self.costs.field(self.goals[i])[tuple(self.cells[i])] >= UNREACHABLE:
-            self.detail[i] = f"goal cell {tuple(int(v) for v in self.goals[i])} cannot be reached, goal dropped"
+            self.detail[i] = (
+                f"goal cell {tuple(int(v) for v in self.goals[i])} cannot be reached, goal dropped"
+            )
             self.goals[i] = -1
 
     def _release_all(self, i: int) -> None:
@@ -417,7 +425,9 @@ class Fleet:
         reached = []
         on = np.flatnonzero(self.docked & fresh)
         away = np.hypot(*(self.poses[on, :2] - self.grid.centre(self.targets[on])).T)
-        finished = (self.cells[on] != self.targets[on]).any(axis=1) | (self.targets[on] == self.goals[on]).all(axis=1)
+        finished = (self.cells[on] != self.targets[on]).any(axis=1) | (
+            self.targets[on] == self.goals[on]
+        ).all(axis=1)
         for i in on[finished & (away <= self.config.arrive_tolerance)]:
             if (self.cells[i] != self.targets[i]).any():
                 if self.reservations.holder[tuple(self.cells[i])] == i:

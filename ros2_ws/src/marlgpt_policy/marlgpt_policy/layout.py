@@ -64,13 +64,19 @@ class TokenLayout:
         for field, limit in bounds.items():
             ids = np.array(getattr(self, field), dtype=np.int16)
             if ids.shape != (len(self.attr),) or ids.min() < 0 or ids.max() >= limit:
-                raise LayoutError(f"layout {self.name}: '{field}' must hold {len(self.attr)} ids in 0..{limit - 1}")
+                raise LayoutError(
+                    f"layout {self.name}: '{field}' must hold {len(self.attr)} ids in 0..{limit - 1}"
+                )
             ids.flags.writeable = False
             object.__setattr__(self, field, ids)
         if self.attr[-1] != ENVIRONMENT_ATTRIBUTE or (self.attr[:-1] == ENVIRONMENT_ATTRIBUTE).any():
-            raise LayoutError(f"layout {self.name}: attribute {ENVIRONMENT_ATTRIBUTE} must come last and only there")
+            raise LayoutError(
+                f"layout {self.name}: attribute {ENVIRONMENT_ATTRIBUTE} must come last and only there"
+            )
         if (np.diff(self.entity) < 0).any() or not 1 <= self.actions <= MAX_ACTIONS:
-            raise LayoutError(f"layout {self.name}: entities must be sorted and actions within 1..{MAX_ACTIONS}")
+            raise LayoutError(
+                f"layout {self.name}: entities must be sorted and actions within 1..{MAX_ACTIONS}"
+            )
 
     def __len__(self) -> int:
         return len(self.attr)
@@ -128,7 +134,10 @@ def pogema_layout() -> TokenLayout:
             add(127, 1, i, 6 + move, i)
     add(ENVIRONMENT_ATTRIBUTE, 0, 0, 0, POGEMA_AGENTS)
     return TokenLayout(
-        "pogema-1", ENVIRONMENT_IDS["pogema"], 5, *(np.array(ids) for ids in (attr, team, agent, time, entity))
+        "pogema-1",
+        ENVIRONMENT_IDS["pogema"],
+        5,
+        *(np.array(ids) for ids in (attr, team, agent, time, entity)),
     )
 
 

@@ -55,7 +55,9 @@ class OnnxPolicy:
         self.path = Path(path)
         self.layout = layout
         if not self.path.is_file():
-            raise PolicyError(f"policy {self.path}: no such file; give the path of a .onnx made by 'marlgpt export'")
+            raise PolicyError(
+                f"policy {self.path}: no such file; give the path of a .onnx made by 'marlgpt export'"
+            )
         available = [name for name in providers if name in onnxruntime.get_available_providers()]
         if not available:
             raise PolicyError(
@@ -107,7 +109,9 @@ class OnnxPolicy:
                     f"expected {_INPUTS[name]}[robots, {width[name]}]"
                 )
             if isinstance(node.shape[0], int):
-                raise PolicyError(f"policy {self.path}: input '{name}' takes exactly {node.shape[0]} robots, not any number")
+                raise PolicyError(
+                    f"policy {self.path}: input '{name}' takes exactly {node.shape[0]} robots, not any number"
+                )
         outputs = {node.name: node for node in self._session.get_outputs()}
         for name in ("logits", "q"):
             node = outputs.get(name)

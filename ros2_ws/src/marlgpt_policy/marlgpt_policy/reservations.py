@@ -22,7 +22,9 @@ class Reservations:
         """Give ``cell`` (row, column) to ``robot``; ``ReservationError`` if another one holds it."""
         holder = self.holder[cell[0], cell[1]]
         if holder not in (NOBODY, robot):
-            raise ReservationError(f"cell {tuple(cell)} is held by robot {holder}, robot {robot} cannot take it")
+            raise ReservationError(
+                f"cell {tuple(cell)} is held by robot {holder}, robot {robot} cannot take it"
+            )
         self.holder[cell[0], cell[1]] = robot
 
     def release(self, cell: np.ndarray, robot: int) -> None:

@@ -133,6 +133,12 @@ def resolve(
     fixed = np.zeros(n, dtype=np.bool_) if fixed is None else np.ascontiguousarray(fixed, dtype=np.bool_)
     occupant = np.full((rows, cols), -1, dtype=np.int64)
     return _pibt(
-        cells, np.ascontiguousarray(ranking, dtype=np.int8), order, fixed,
-        np.ascontiguousarray(moves, dtype=np.bool_), reserved, occupant, chosen,
+        cells,
+        np.ascontiguousarray(ranking, dtype=np.int8),
+        order,
+        fixed,
+        np.ascontiguousarray(moves, dtype=np.bool_),
+        reserved,
+        occupant,
+        chosen,
     )

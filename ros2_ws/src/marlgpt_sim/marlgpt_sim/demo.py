@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from marlgpt_policy.grid import NavGrid, build_grid
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.occupancy import OccupancyMap, load_map_yaml
 from marlgpt_policy.policy import OnnxPolicy
+
 from marlgpt_sim.report import RunTrace, picture, write_report
 from marlgpt_sim.spawn import place_robots
 
@@ -71,7 +71,9 @@ def _numbers(text: str, name: str, width: int, count: int) -> np.ndarray:
         rows = [[float(value) for value in part.split(",")] for part in text.split(";") if part.strip()]
         array = np.array(rows, dtype=float).reshape(len(rows), width)
     except ValueError:
-        raise ValueError(f"--{name} '{text}': expected {width} numbers per robot, like 1.0,2.0;3.0,4.0") from None
+        raise ValueError(
+            f"--{name} '{text}': expected {width} numbers per robot, like 1.0,2.0;3.0,4.0"
+        ) from None
     if len(array) != count:
         raise ValueError(f"--{name} gives {len(array)} entries for {count} robots")
     return array
@@ -87,7 +89,9 @@ def check_fit(grid: NavGrid, names: list[str], points: np.ndarray, what: str, ra
             raise ValueError(f"{where} lies outside the map or in its outer walls")
         cell = grid.nearest_free(np.array([x, y]), grid.cell_size / np.sqrt(2))
         if cell is None:
-            raise ValueError(f"{where} does not fit: it lies in or too near a wall for a radius of {radius} m")
+            raise ValueError(
+                f"{where} does not fit: it lies in or too near a wall for a radius of {radius} m"
+            )
         if grid.components[tuple(cell)] != 0:
             raise ValueError(f"{where} lies in a part of the map that is cut off for a radius of {radius} m")
 

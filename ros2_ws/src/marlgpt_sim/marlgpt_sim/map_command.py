@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-
 from marlgpt_policy.draw import draw_grid
 from marlgpt_policy.grid import build_grid
 from marlgpt_policy.occupancy import load_map_yaml
@@ -37,7 +36,10 @@ def main(args: Args) -> int:
     rows, cols = grid.free.shape
     parts = np.bincount(grid.components[grid.components >= 0])
     print(f"{args.map}: {rows} x {cols} cells of {grid.cell_size:.3f} m for a radius of {args.radius} m")
-    print(f"free cells {int(grid.free.sum())}, edges {int(grid.moves[..., 1:].sum()) // 2}, connected parts {parts.tolist()}")
+    print(
+        f"free cells {int(grid.free.sum())}, edges {int(grid.moves[..., 1:].sum()) // 2}, "
+        f"connected parts {parts.tolist()}"
+    )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     draw_grid(map, grid, args.out)
     print(f"written to {args.out}")

@@ -39,7 +39,9 @@ _ORDER = _ring_order()
 
 
 @numba.njit(cache=True, nogil=True)
-def _encode(which, fields, field_of, cells, goals, history, moves, occupant, environment, values, valid, mask):
+def _encode(
+    which, fields, field_of, cells, goals, history, moves, occupant, environment, values, valid, mask
+):
     rows, cols = moves.shape[0], moves.shape[1]
     for out in range(which.shape[0]):
         i = which[out]
@@ -153,7 +155,17 @@ def encode(
     occupant[cells[:, 0], cells[:, 1]] = np.arange(n)
     environment = np.float32(POGEMA_LAYOUT.environment_value)
     _encode(
-        which, fields, field_of, cells, goals, np.ascontiguousarray(history, dtype=np.int8),
-        np.ascontiguousarray(moves, dtype=np.bool_), occupant, environment, values, valid, mask,
+        which,
+        fields,
+        field_of,
+        cells,
+        goals,
+        np.ascontiguousarray(history, dtype=np.int8),
+        np.ascontiguousarray(moves, dtype=np.bool_),
+        occupant,
+        environment,
+        values,
+        valid,
+        mask,
     )
     return values, valid, mask

@@ -114,17 +114,23 @@ def markers(fleet: Fleet, decision: Decision, header: Header) -> MarkerArray:
     held.points = points(centre(np.argwhere(fleet.reservations.holder >= 0)), 0.01)
     moving = np.flatnonzero((fleet.cells != fleet.targets).any(axis=1))
     moves = marker(1, "moves", Marker.LINE_LIST, 0.06, _colour(0.1, 0.8, 0.3))
-    moves.points = points(centre(np.stack([fleet.cells[moving], fleet.targets[moving]], 1).reshape(-1, 2)), 0.05)
+    moves.points = points(
+        centre(np.stack([fleet.cells[moving], fleet.targets[moving]], 1).reshape(-1, 2)), 0.05
+    )
     heading = np.flatnonzero((fleet.goals[:, 0] >= 0) & (fleet.cells[:, 0] >= 0))
     goals = marker(2, "goals", Marker.LINE_LIST, 0.02, _colour(1.0, 0.6, 0.0, 0.6))
-    goals.points = points(centre(np.stack([fleet.cells[heading], fleet.goals[heading]], 1).reshape(-1, 2)), 0.03)
+    goals.points = points(
+        centre(np.stack([fleet.cells[heading], fleet.goals[heading]], 1).reshape(-1, 2)), 0.03
+    )
     vetoed = np.flatnonzero(~decision.held & (decision.proposed != decision.executed))
     vetoes = marker(3, "vetoes", Marker.SPHERE_LIST, 0.3 * size, _colour(1.0, 0.1, 0.1, 0.8))
     vetoes.points = points(centre(fleet.cells[vetoed]), 0.2)
     return MarkerArray(markers=[held, moves, goals, vetoes])
 
 
-def diagnostics(fleet: Fleet, header: Header, now: float, decision_ms: float, rejected: int) -> DiagnosticArray:
+def diagnostics(
+    fleet: Fleet, header: Header, now: float, decision_ms: float, rejected: int
+) -> DiagnosticArray:
     """Health of the fleet and of each robot that does not drive."""
     states = [fleet.status(i, now) for i in range(len(fleet.names))]
     bad = {Status.NO_POSE, Status.STALE, Status.OFF_GRID}

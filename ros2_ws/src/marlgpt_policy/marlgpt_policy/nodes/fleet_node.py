@@ -29,9 +29,11 @@ from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.nodes import conversions, parameters
 from marlgpt_policy.nodes.navigate import NavigateServer
 from marlgpt_policy.occupancy import from_occupancy_grid
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy import OnnxPolicy, PolicyError
 
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 LAST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -72,7 +74,9 @@ class FleetNode(LifecycleNode):
             names = [robot.name for robot in self.settings.robots]
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise ValueError(f"parameter 'robots' names {', '.join(twice)} twice; every robot needs its own name")
+                raise ValueError(
+                    f"parameter 'robots' names {', '.join(twice)} twice; every robot needs its own name"
+                )
             self.policy = OnnxPolicy(
                 self.settings.policy, POGEMA_LAYOUT, tuple(self.settings.providers), self.settings.threads
             )
@@ -97,7 +101,10 @@ class FleetNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
         self._entities += [
             *((self.destroy_publisher, p) for p in self._cmd),
-            *((self.destroy_publisher, p) for p in (self._state, self._decisions, self._markers, self._diagnostics)),
+            *(
+                (self.destroy_publisher, p)
+                for p in (self._state, self._decisions, self._markers, self._diagnostics)
+            ),
         ]
 
     def _listen_to(self, names: list[str]) -> None:
@@ -108,14 +115,20 @@ class FleetNode(LifecycleNode):
         for i, name in enumerate(names):
             subscriptions += [
                 self.create_subscription(kind, f"{name}/{topic}", partial(self._on_pose, i), BEST_EFFORT),
-                self.create_subscription(PoseStamped, f"{name}/goal_pose", partial(self._on_goal, i), RELIABLE),
+                self.create_subscription(
+                    PoseStamped, f"{name}/goal_pose", partial(self._on_goal, i), RELIABLE
+                ),
             ]
         services = [
-            self.create_service(GetGrid, "fleet/get_grid", lambda _, r: conversions.grid_response(self.grid, r)),
+            self.create_service(
+                GetGrid, "fleet/get_grid", lambda _, r: conversions.grid_response(self.grid, r)
+            ),
             self.create_service(Trigger, "fleet/stop", self._on_stop),
             self.create_service(Trigger, "fleet/resume", self._on_resume),
         ]
-        self._navigate = NavigateServer(self, lambda: self.fleet if self._active else None, self.settings.map_frame)
+        self._navigate = NavigateServer(
+            self, lambda: self.fleet if self._active else None, self.settings.map_frame
+        )
         self._entities += [(self.destroy_subscription, s) for s in subscriptions]
         self._entities += [(self.destroy_service, s) for s in services]
 
@@ -170,12 +183,16 @@ class FleetNode(LifecycleNode):
 
     def _on_map(self, message: OccupancyGrid) -> None:
         if self.fleet is not None:
-            self._reject("map", "a new map came while the fleet drives; deactivate and clean up to change maps")
+            self._reject(
+                "map", "a new map came while the fleet drives; deactivate and clean up to change maps"
+            )
             return
         settings = self.settings
         try:
             if message.header.frame_id not in ("", settings.map_frame):
-                raise ValueError(f"its frame is '{message.header.frame_id}', parameter map_frame is '{settings.map_frame}'")
+                raise ValueError(
+                    f"its frame is '{message.header.frame_id}', parameter map_frame is '{settings.map_frame}'"
+                )
             map = from_occupancy_grid(message)
             self.grid = build_grid(
                 map, settings.radius, settings.margin, settings.cell_size or None, settings.unknown_is_free
@@ -225,7 +242,9 @@ class FleetNode(LifecycleNode):
     def _on_goal(self, robot: int, message: PoseStamped) -> None:
         name = self.settings.robots[robot].name
         if message.header.frame_id not in ("", self.settings.map_frame):
-            self._reject(f"goal {name}", f"goal of '{name}' is in frame '{message.header.frame_id}', not the map's")
+            self._reject(
+                f"goal {name}", f"goal of '{name}' is in frame '{message.header.frame_id}', not the map's"
+            )
             return
         if self.fleet is None:
             self._early_goals[robot] = message
@@ -266,7 +285,13 @@ class FleetNode(LifecycleNode):
             if self.settings.trigger == "poses" and i in self._ticked_poses:
                 self.fleet.pose_time[i] = max(self.fleet.pose_time[i], self._pose_stamp[i] * 1e-9)
         self._ticked_poses.clear()
-        result = self.fleet.tick(now)
+        try:
+            result = self.fleet.tick(now)
+        except PolicyError as error:
+            self.fleet.stop()
+            self._stop_wheels()
+            self.get_logger().error(f"fleet stopped: {error}")
+            return
         self._publish_commands(result, now)
         self._navigate.update(self.fleet, result.reached)
         if result.decision is not None:
@@ -284,7 +309,9 @@ class FleetNode(LifecycleNode):
 
     def _publish_commands(self, result: Tick, now: float) -> None:
         stamp = Time(nanoseconds=round(now * 1e9)).to_msg()
-        for publisher, robot, (vx, vy, wz) in zip(self._cmd, self.fleet.names, result.commands.tolist(), strict=True):
+        for publisher, robot, (vx, vy, wz) in zip(
+            self._cmd, self.fleet.names, result.commands.tolist(), strict=True
+        ):
             if self.settings.stamped_cmd_vel:
                 message = TwistStamped()
                 message.header.stamp, message.header.frame_id = stamp, f"{robot}/base_link"
@@ -308,7 +335,9 @@ class FleetNode(LifecycleNode):
         if self.fleet is None:
             return
         now = self.now()
-        message = conversions.diagnostics(self.fleet, self._header(now), now, self._decision_ms, self.rejected)
+        message = conversions.diagnostics(
+            self.fleet, self._header(now), now, self._decision_ms, self.rejected
+        )
         self._diagnostics.publish(message)
         self._navigate.feedback(self.fleet)
 

@@ -50,13 +50,17 @@ class NavigateServer:
         if fleet is None:
             return self._refuse("refused: the fleet is not active or has no map yet")
         if len(goal.robots) != len(goal.goals) or not goal.robots:
-            return self._refuse(f"refused: {len(goal.robots)} robots and {len(goal.goals)} goals; give one goal each")
+            return self._refuse(
+                f"refused: {len(goal.robots)} robots and {len(goal.goals)} goals; give one goal each"
+            )
         unknown = [name for name in goal.robots if name not in fleet.names]
         if unknown or len(set(goal.robots)) != len(goal.robots):
             return self._refuse(f"refused: unknown or repeated robots {unknown or goal.robots}")
         for name, pose in zip(goal.robots, goal.goals, strict=True):
             if pose.header.frame_id not in ("", self._map_frame):
-                return self._refuse(f"refused: goal of '{name}' is in frame '{pose.header.frame_id}', not the map's")
+                return self._refuse(
+                    f"refused: goal of '{name}' is in frame '{pose.header.frame_id}', not the map's"
+                )
             try:
                 fleet.goal_cell(fleet.names.index(name), pose.pose.position.x, pose.pose.position.y)
             except GoalError as error:
@@ -99,7 +103,9 @@ class NavigateServer:
     def update(self, fleet: Fleet, reached: list[int]) -> None:
         """After a tick: note arrivals, replaced goals and cancellations, and end what is done."""
         for order in list(self._orders):
-            order.reached |= {i for i in reached if i in order.wanted and tuple(fleet.cells[i]) == order.wanted[i]}
+            order.reached |= {
+                i for i in reached if i in order.wanted and tuple(fleet.cells[i]) == order.wanted[i]
+            }
             open_robots = [i for i in order.wanted if i not in order.reached and i not in order.messages]
             for i in open_robots:
                 if tuple(fleet.goals[i]) != order.wanted[i]:

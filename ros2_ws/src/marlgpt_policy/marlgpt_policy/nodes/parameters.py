@@ -44,17 +44,29 @@ PARAMETERS: dict[str, Spec] = {
     "max_acceleration": Spec(2.5, "Largest acceleration commanded, m/s^2, also for braking.", 0.01, 100.0),
     "max_yaw_acceleration": Spec(3.5, "Largest yaw acceleration commanded, rad/s^2.", 0.01, 500.0),
     "control_rate": Spec(20.0, "Control periods per second.", 1.0, 200.0),
-    "latency": Spec(-1.0, "Seconds from a pose being measured to its command acting; -1: one period.", -1.0, 5.0),
+    "latency": Spec(
+        -1.0, "Seconds from a pose being measured to its command acting; -1: one period.", -1.0, 5.0
+    ),
     "pose_timeout": Spec(0.5, "Age in s at which a pose is stale and its robot stops.", 0.02, 60.0),
-    "step_timeout": Spec(0.6, "Seconds after which the next decision is taken without late robots.", 0.1, 120.0),
-    "goal_grace": Spec(0.15, "Seconds a decision waits for the next goal of a robot that reached one.", 0.0, 5.0),
+    "step_timeout": Spec(
+        0.6, "Seconds after which the next decision is taken without late robots.", 0.1, 120.0
+    ),
+    "goal_grace": Spec(
+        0.15, "Seconds a decision waits for the next goal of a robot that reached one.", 0.0, 5.0
+    ),
     "arrive_tolerance": Spec(0.03, "Distance in m from a cell's centre that counts as there.", 0.02, 0.5),
     "temperature": Spec(0.5, "Of sampling from the policy; 0 takes the most probable move.", 0.0, 10.0),
     "seed": Spec(0, "Of sampling and of breaking ties.", 0, 2**31 - 1),
-    "pose_source": Spec("odom", "Topic of poses: odom (nav_msgs/Odometry) or pose (PoseWithCovarianceStamped)."),
+    "pose_source": Spec(
+        "odom", "Topic of poses: odom (nav_msgs/Odometry) or pose (PoseWithCovarianceStamped)."
+    ),
     "stamped_cmd_vel": Spec(False, "Publish geometry_msgs/TwistStamped instead of Twist."),
-    "trigger": Spec("timer", "What starts a control period: timer, or poses (all fresh robots have a new one)."),
-    "state_rate": Spec(5.0, "Publications of fleet/state per second, besides every decision and arrival.", 0.1, 100.0),
+    "trigger": Spec(
+        "timer", "What starts a control period: timer, or poses (all fresh robots have a new one)."
+    ),
+    "state_rate": Spec(
+        5.0, "Publications of fleet/state per second, besides every decision and arrival.", 0.1, 100.0
+    ),
 }
 
 
@@ -100,15 +112,26 @@ def read(node: LifecycleNode) -> Settings:
         unset = [] if spec.default is _STRINGS else spec.default
         parameter = node.get_parameter_or(name, None)
         values[name] = unset if parameter is None or parameter.value is None else parameter.value
-    for name, allowed in (("drive", DRIVES), ("pose_source", ("odom", "pose")), ("trigger", ("timer", "poses"))):
+    for name, allowed in (
+        ("drive", DRIVES),
+        ("pose_source", ("odom", "pose")),
+        ("trigger", ("timer", "poses")),
+    ):
         if values[name] not in allowed:
-            raise ValueError(f"parameter '{name}' is '{values[name]}'; it must be one of {', '.join(allowed)}")
+            raise ValueError(
+                f"parameter '{name}' is '{values[name]}'; it must be one of {', '.join(allowed)}"
+            )
     names = list(values["robots"])
     for name in names:
         if not name.replace("_", "a").isalnum() or name[0].isdigit() or not name.isascii():
-            raise ValueError(f"robot name '{name}' is not a ROS name: letters, digits and '_', not a digit first")
+            raise ValueError(
+                f"robot name '{name}' is not a ROS name: letters, digits and '_', not a digit first"
+            )
     limits = MotionLimits(
-        values["max_speed"], values["max_yaw_rate"], values["max_acceleration"], values["max_yaw_acceleration"]
+        values["max_speed"],
+        values["max_yaw_rate"],
+        values["max_acceleration"],
+        values["max_yaw_acceleration"],
     )
     robots = [RobotConfig(name, values["radius"], DRIVES[values["drive"]], limits) for name in names]
     fleet = FleetConfig(

@@ -56,7 +56,9 @@ class Monitor(Node):
 
     def __init__(self, run: Plan) -> None:
         """Subscribe to the fleet and the simulator."""
-        super().__init__("demo_monitor", parameter_overrides=[rclpy.parameter.Parameter("use_sim_time", value=True)])
+        super().__init__(
+            "demo_monitor", parameter_overrides=[rclpy.parameter.Parameter("use_sim_time", value=True)]
+        )
         self.run = run
         self.now = 0.0
         self.heard = time.monotonic()
@@ -90,7 +92,11 @@ class Monitor(Node):
             return
         poses = np.array(
             [
-                (p.position.x, p.position.y, yaw_of((p.orientation.x, p.orientation.y, p.orientation.z, p.orientation.w)))
+                (
+                    p.position.x,
+                    p.position.y,
+                    yaw_of((p.orientation.x, p.orientation.y, p.orientation.z, p.orientation.w)),
+                )
                 for p in message.poses
             ]
         )
@@ -100,7 +106,9 @@ class Monitor(Node):
         status = [r.status for r in robots] or [0] * len(poses)
         reached = [r.goals_reached for r in robots] or [0] * len(poses)
         vetoes = 0 if self.state is None else self.state.vetoes
-        self.samples.append((self.now, poses, goals, status, reached, _gap(poses, self.run.args.radius), vetoes))
+        self.samples.append(
+            (self.now, poses, goals, status, reached, _gap(poses, self.run.args.radius), vetoes)
+        )
 
     def trace(self, summary: dict) -> RunTrace:
         """The run as the report takes it."""
@@ -160,19 +168,26 @@ def _spin_until(monitor: Monitor, executor, processes: Processes, done, what: st
 
 def _bring_up(monitor: Monitor, executor, processes: Processes) -> None:
     _spin_until(monitor, executor, processes, monitor.change.service_is_ready, "start of fleet_node", STARTUP)
-    for transition, name in ((Transition.TRANSITION_CONFIGURE, "configure"), (Transition.TRANSITION_ACTIVATE, "activate")):
+    for transition, name in (
+        (Transition.TRANSITION_CONFIGURE, "configure"),
+        (Transition.TRANSITION_ACTIVATE, "activate"),
+    ):
         request = ChangeState.Request(transition=Transition(id=transition))
         future = monitor.change.call_async(request)
         _spin_until(monitor, executor, processes, future.done, f"{name} of fleet_node", STARTUP)
         if not future.result().success:
             log = processes.logs["fleet_node"].read_text(errors="replace").strip().splitlines()
             raise RuntimeError(f"fleet_node could not {name}:\n  " + "\n  ".join(log[-5:]))
-    _spin_until(monitor, executor, processes, lambda: monitor.begin is not None, "the first decision", STARTUP)
+    _spin_until(
+        monitor, executor, processes, lambda: monitor.begin is not None, "the first decision", STARTUP
+    )
 
 
 def _follow(monitor: Monitor, executor, processes: Processes, duration: float) -> None:
     checked = time.monotonic()
-    with tqdm(total=round(duration, 1), unit="sim s", bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} sim s{postfix}") as bar:
+    with tqdm(
+        total=round(duration, 1), unit="sim s", bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} sim s{postfix}"
+    ) as bar:
         while monitor.now - monitor.begin < duration:
             executor.spin_once(0.2)
             wall = time.monotonic()
