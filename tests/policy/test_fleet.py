@@ -512,9 +512,7 @@ def test_a_robot_whose_poses_end_on_the_way_does_not_run_past_its_cell(drive):
     for progress in (0.1, 0.3, 0.5, 0.7, 0.9):
         sim = hall((0, 0), drive=drive, pose_timeout=2.0)
         sim.go(0, (0, 4))
-        sim.run(
-            10.0, lambda _, p=progress, s=sim: s.fleet.targets[0, 1] == 4 and s.fleet.progress[0] > p
-        )
+        sim.run(10.0, lambda _, p=progress, s=sim: s.fleet.targets[0, 1] == 4 and s.fleet.progress[0] > p)
         assert sim.fleet.targets[0].tolist() == [0, 4]
         sim.silent = {0}
         sim.run(4.0)

@@ -197,6 +197,9 @@ class Fleet:
         self.poses = np.full((n, 3), np.nan)
         self.pose_time = np.full(n, -np.inf)
         self.driven = np.zeros((n, 3))  # what the commands since the last pose should have moved the robot
+        self.unseen = np.zeros(n, dtype=bool)  # no new pose since the last tick
+        self.last_tick = -np.inf
+        self.jitter = 0.0  # s by which ticks have lately been late
         self.cells = np.full((n, 2), -1, dtype=np.int64)
         self.targets = np.full((n, 2), -1, dtype=np.int64)
         self.docked = np.zeros(n, dtype=bool)
@@ -232,6 +235,7 @@ class Fleet:
             raise ValueError(f"pose of robot '{self.names[robot]}' is not finite: ({x}, {y}, {yaw})")
         self.poses[robot] = (x, y, yaw)
         self.driven[robot] = 0.0
+        self.unseen[robot] = False
         self.pose_time[robot] = now
 
     def goal_cell(self, robot: int, x: float, y: float) -> np.ndarray:
@@ -280,6 +284,7 @@ class Fleet:
 
     def tick(self, now: float) -> Tick:
         """Advance to ``now`` s: arrivals, docking, a decision if it is time, and commands."""
+        self._watch_clock(now)
         known = np.isfinite(self.poses[:, 0])
         fresh = known & (now - self.pose_time <= self.config.pose_timeout)
         self._watch_displaced(fresh)
@@ -291,6 +296,17 @@ class Fleet:
             self.last_decision = now
         self._drive(fresh)
         return Tick(self.commands.copy(), reached, decision)
+
+    def _watch_clock(self, now: float) -> None:
+        """Note how late this tick is and how far the last commands have carried robots without a new pose."""
+        period = self.config.control_period
+        elapsed = now - self.last_tick if math.isfinite(self.last_tick) else period
+        elapsed = min(max(elapsed, 0.0), self.config.pose_timeout)
+        self.last_tick = now
+        self.jitter = max(elapsed - period, 0.98 * self.jitter)
+        moved = self._displacement(self.poses[:, 2] + self.driven[:, 2], self.commands, elapsed)
+        self.driven[self.unseen] += moved[self.unseen]
+        self.unseen[:] = np.isfinite(self.poses[:, 0])
 
     def status(self, robot: int, now: float) -> tuple[Status, str]:
         """What a robot is doing and, where it stands still for a reason, why."""
@@ -572,7 +588,7 @@ class Fleet:
         poses = self.poses + self.driven
         result = track(
             poses, self.commands, starts, ends, limit, hold, self.drive, self.limits,
-            self.config.control_period, latency=self.config.latency,
+            self.config.control_period, latency=self._latency(),
             arrive_tolerance=self.config.arrive_tolerance,
         )  # fmt: skip
         measured = (self.driven == 0.0).all(axis=1)  # followers trust in nothing else
@@ -580,11 +596,16 @@ class Fleet:
         self.progress[moving] = np.clip(result.progress[moving], 0.0, 1.0)
         self.commands = result.commands
         self.commands[~fresh | ~active | self.stopped] = 0.0  # at once, whatever the profile says
-        self.driven[active] += self._displacement(poses[active, 2], self.commands[active])
 
-    def _displacement(self, yaw: np.ndarray, commands: np.ndarray) -> np.ndarray:
-        """float[n, 3] (x, y, yaw) that body-frame commands float[n, 3] move robots in one control period."""
-        step = commands * self.config.control_period
+    def _latency(self) -> float:
+        """Seconds until a command acts, and how much longer the last one may have to hold if ticks come late."""
+        latency = self.config.latency
+        return (self.config.control_period if latency is None else latency) + self.jitter
+
+    @staticmethod
+    def _displacement(yaw: np.ndarray, commands: np.ndarray, seconds: float) -> np.ndarray:
+        """float[n, 3] (x, y, yaw) that body-frame commands float[n, 3] move robots within ``seconds``."""
+        step = commands * seconds
         middle = yaw + step[:, 2] / 2
         cos, sin = np.cos(middle), np.sin(middle)
         return np.stack(

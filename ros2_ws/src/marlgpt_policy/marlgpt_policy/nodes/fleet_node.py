@@ -357,6 +357,8 @@ def main(args: list[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing may interrupt the standstill below
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         if node._active and rclpy.ok():
             node._stop_wheels()
             for publisher in node._cmd:

@@ -45,7 +45,10 @@ PARAMETERS: dict[str, Spec] = {
     "max_yaw_acceleration": Spec(3.5, "Largest yaw acceleration commanded, rad/s^2.", 0.01, 500.0),
     "control_rate": Spec(20.0, "Control periods per second.", 1.0, 200.0),
     "latency": Spec(
-        -1.0, "Seconds from a pose being measured to its command acting; -1: one period.", -1.0, 5.0
+        -1.0,
+        "Seconds from a pose being measured to its command acting; -1: two periods, one with trigger poses.",
+        -1.0,
+        5.0,
     ),
     "pose_timeout": Spec(0.5, "Age in s at which a pose is stale and its robot stops.", 0.02, 60.0),
     "step_timeout": Spec(
@@ -139,12 +142,19 @@ def read(node: LifecycleNode) -> Settings:
         pose_timeout=values["pose_timeout"],
         step_timeout=values["step_timeout"],
         goal_grace=values["goal_grace"],
-        latency=None if values["latency"] < 0 else values["latency"],
+        latency=_latency(values),
         arrive_tolerance=values["arrive_tolerance"],
         temperature=values["temperature"],
         seed=values["seed"],
     )
     return Settings(values, robots, fleet, Path(values["policy"]) if values["policy"] else shipped_policy())
+
+
+def _latency(values: dict[str, Any]) -> float | None:
+    """The configured latency, s; with a free-running timer a pose is up to a period old before its tick."""
+    if values["latency"] >= 0:
+        return values["latency"]
+    return None if values["trigger"] == "poses" else 2.0 / values["control_rate"]
 
 
 def shipped_policy() -> Path:

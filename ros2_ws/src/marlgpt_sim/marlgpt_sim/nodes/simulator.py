@@ -155,8 +155,6 @@ class TruthBytes:
         return bytes(self._data)
 
 
-
-
 def read_twist(data: bytes) -> tuple[int, float, float, float]:
     """Return 0 and vx, vy, yaw rate of a serialized Twist."""
     if data[:2] != _NATIVE:
