@@ -73,6 +73,7 @@ def start_simulation(context: LaunchContext) -> list:
             radius=float(value["radius"]),
             drive=value["drive"],
             real_time_factor=float(value["real_time_factor"]),
+            cmd_timeout=0.2,  # no more than the fleet node's latency: a stalled computer then does no harm
         ),
         node("map_publisher", map_yaml=map_yaml, use_sim_time=True),
         node("task_source", robots=robots, seed=seed, mode=value["mode"], use_sim_time=True),

@@ -179,7 +179,7 @@ def parameter_files(run: Plan, folder: Path) -> dict[str, Path]:
         "task_source": {"robots": run.names, "mode": args.mode, "seed": args.seed, "use_sim_time": True},
         "fleet_node": {
             **body, "max_acceleration": 3.0, "max_yaw_acceleration": 8.0, "policy": str(run.policy),
-            "use_sim_time": True, "trigger": "poses",
+            "use_sim_time": True, "trigger": "poses", "latency": -1.0,
         },
     }  # fmt: skip
     if run.goals is not None:

@@ -45,8 +45,9 @@ PARAMETERS: dict[str, Spec] = {
     "max_yaw_acceleration": Spec(3.5, "Largest yaw acceleration commanded, rad/s^2.", 0.01, 500.0),
     "control_rate": Spec(20.0, "Control periods per second.", 1.0, 200.0),
     "latency": Spec(
-        -1.0,
-        "Seconds from a pose being measured to its command acting; -1: two periods, one with trigger poses.",
+        0.2,
+        "Seconds from a pose being measured to its command acting, at least the base's own command timeout; "
+        "-1: two periods, one with trigger poses.",
         -1.0,
         5.0,
     ),
