@@ -87,7 +87,7 @@ class FleetConfig:
     goal_grace: float = 0.15
     latency: float | None = None
     arrive_tolerance: float = 0.03
-    temperature: float = 0.5
+    temperature: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:

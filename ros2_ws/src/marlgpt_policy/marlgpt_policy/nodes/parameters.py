@@ -59,7 +59,7 @@ PARAMETERS: dict[str, Spec] = {
         0.15, "Seconds a decision waits for the next goal of a robot that reached one.", 0.0, 5.0
     ),
     "arrive_tolerance": Spec(0.03, "Distance in m from a cell's centre that counts as there.", 0.02, 0.5),
-    "temperature": Spec(0.5, "Of sampling from the policy; 0 takes the most probable move.", 0.0, 10.0),
+    "temperature": Spec(0.2, "Of sampling from the policy; 0 takes the most probable move.", 0.0, 10.0),
     "seed": Spec(0, "Of sampling and of breaking ties.", 0, 2**31 - 1),
     "pose_source": Spec(
         "odom", "Topic of poses: odom (nav_msgs/Odometry) or pose (PoseWithCovarianceStamped)."
