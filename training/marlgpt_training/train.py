@@ -21,7 +21,6 @@ from marlgpt_training.data import SampleStream, expand
 from marlgpt_training.model import MASKED, MarlGpt, preset
 from marlgpt_training.rollout import throughput
 
-
 SHARP = 0.2
 """Sampling temperature of shielded rollouts, as on robots: the shield does best with the plain ranking."""
 
