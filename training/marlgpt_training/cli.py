@@ -13,6 +13,7 @@ COMMANDS = {
     "critic": ("marlgpt_training.critic", "train the critic of a finished policy on returns"),
     "evaluate": ("marlgpt_training.evaluate", "evaluate policies in the real pogema package"),
     "export": ("marlgpt_training.export", "export a checkpoint to ONNX and check parity with PyTorch"),
+    "model-card": ("marlgpt_training.model_card", "write the model card of a policy from its evaluations"),
     "map": (
         "marlgpt_sim.map_command",
         "convert a map_server map into the grid a robot can drive, with a picture",
