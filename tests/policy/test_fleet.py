@@ -371,7 +371,8 @@ def test_a_goal_given_before_the_first_pose_is_dropped_with_a_reason_if_it_canno
     ticks = sim.run(2.0)
     assert all((tick.commands == 0).all() for tick in ticks)
     assert sim.fleet.goals[0].tolist() == [-1, -1]
-    assert "cannot be reached" in sim.fleet.detail[0]
+    status, detail = sim.fleet.status(0, sim.time)
+    assert status == Status.IDLE and "cannot be reached" in detail
 
 
 def test_a_goal_beside_a_cell_centre_is_snapped_to_the_cell():
@@ -482,6 +483,41 @@ def test_a_robot_beside_a_centre_docks_and_takes_part():
     sim.run(6.0)
     assert sim.status(0) == Status.IDLE
     sim.go(0, (0, 4))
+    sim.run(12.0)
+    assert sim.fleet.goals_reached[0] == 1
+    sim.assert_untouched()
+
+
+@pytest.mark.parametrize("elsewhere", [(2.6, 1.0), (50.0, 50.0)])
+def test_a_robot_moved_while_docking_stops_and_starts_anew(elsewhere):
+    map = arena(3, 5)
+    poses = at_cells(map, (1, 1), (1, 3))
+    poses[0, :2] += (0.25, -0.15)
+    sim = Sim(map, poses)
+    sim.run(0.5)
+    assert sim.status(0) == Status.DOCKING
+    cell = sim.fleet.cells[0].copy()
+    sim.silent.add(0)
+    for _ in range(20):  # the localiser jumps: past the other robot, or off the map
+        sim.fleet.update_pose(0, *elsewhere, 0.0, sim.time)
+        result = sim.tick()
+        assert (result.commands[0] == 0).all() or sim.fleet.cells[0].tolist() != cell.tolist()
+    if elsewhere[0] > 10:
+        assert sim.status(0) == Status.OFF_GRID
+
+
+def test_a_clock_set_back_makes_every_pose_stale_until_new_ones_come():
+    map = arena(1, 6)
+    sim = Sim(map, at_cells(map, (0, 0)))
+    sim.run(0.2)
+    sim.go(0, (0, 5))
+    sim.run(1.0)
+    sim.silent.add(0)
+    sim.time -= 60.0
+    ticks = sim.run(1.0)
+    assert all((tick.commands == 0).all() for tick in ticks)
+    assert sim.status(0) == Status.STALE
+    sim.silent.clear()
     sim.run(12.0)
     assert sim.fleet.goals_reached[0] == 1
     sim.assert_untouched()

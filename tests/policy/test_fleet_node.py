@@ -285,7 +285,10 @@ def test_a_corrupt_map_is_refused_and_a_good_one_still_accepted(idle):
     assert idle.change_state(Transition.TRANSITION_ACTIVATE)
     answer = idle.call(GetGrid, "fleet/get_grid", GetGrid.Request())
     assert not answer.success and "no map" in answer.message
-    assert not idle.call(Trigger, "fleet/stop", Trigger.Request()).success
+    assert idle.call(Trigger, "fleet/stop", Trigger.Request()).success  # holds for the fleet to come
+    changed = SetParameters.Request(parameters=[Parameter("radius", value=5.0).to_parameter_msg()])
+    refused = idle.call(SetParameters, "fleet_node/set_parameters", changed).results[0]
+    assert not refused.successful and "radius" in refused.reason
     short = hall()
     short.data = short.data[:-7]
     idle.map.publish(short)
@@ -294,7 +297,10 @@ def test_a_corrupt_map_is_refused_and_a_good_one_still_accepted(idle):
     idle.map.publish(hall())
     idle.until(lambda: idle.logged("map accepted"), "map")
     assert idle.call(GetGrid, "fleet/get_grid", GetGrid.Request()).success
-    assert idle.fresh_state().rejected_messages >= 1
+    state = idle.fresh_state()
+    assert state.rejected_messages >= 1 and state.stopped
+    assert idle.call(Trigger, "fleet/resume", Trigger.Request()).success
+    assert not idle.fresh_state().stopped
 
 
 # Driving -------------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ def test_two_hot_averages_to_the_value_and_clips():
 
 def test_training_moves_only_the_critic(tmp_path):
     torch.manual_seed(0)
-    collect_shard(tmp_path / "store" / "pibt-0.parquet", 5, 2, 80, "pibt")
+    for k in range(2):
+        collect_shard(tmp_path / "store" / f"pibt-{k}.parquet", 5 + k, 4, 80, "pibt")
     model = MarlGpt(ModelConfig(32, 2, 1, "entity"), POGEMA_LAYOUT)
     save_checkpoint(tmp_path / "policy.safetensors", model, POGEMA_LAYOUT, {"step": 1})
     args = critic.Args(

@@ -69,13 +69,22 @@ def two_hot(values: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
     return weights.scatter(1, low.unsqueeze(1), 1 - share).scatter(1, low.unsqueeze(1) + 1, share)
 
 
-def samples(store: Path, seed: int, batch: int, gamma: float) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield (values, valid, executed moves, returns) for ever; the last steps of cut episodes are left out."""
-    rng = np.random.default_rng(seed)
+def split(store: Path) -> tuple[list[Path], list[Path]]:
+    """Shards to train on and every tenth one held out; student-driven ones where there are any.
+
+    Raises:
+        ValueError: Fewer than two shards.
+    """
     paths = shards(store)
     paths = [path for path in paths if path.name.startswith("dagger")] or paths
-    if not paths:
-        raise ValueError(f"{store}: no shard; run marlgpt collect first")
+    if len(paths) < 2:
+        raise ValueError(f"{store}: {len(paths)} shards, at least 2 are needed; run marlgpt collect first")
+    return [path for k, path in enumerate(paths) if k % 10], paths[::10]
+
+
+def samples(paths: list[Path], seed: int, batch: int, gamma: float) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield (values, valid, executed moves, returns) for ever; the last steps of cut episodes are left out."""
+    rng = np.random.default_rng(seed)
     cut = int(np.ceil(np.log(0.05) / np.log(gamma)))
     parts: list[tuple[np.ndarray, ...]] = []
     while True:
@@ -132,8 +141,10 @@ def main(args: Args) -> int:
     parts = [model.critic_block, model.critic_norm, model.critic_head]
     parameters = [parameter for part in parts for parameter in part.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=0.01)
-    stream = samples(args.store, args.seed, args.batch, args.gamma)
-    held_out = [next(stream) for _ in range(6)]
+    train, test = split(args.store)
+    stream = samples(train, args.seed, args.batch, args.gamma)
+    unseen = samples(test, args.seed, args.batch, args.gamma)
+    held_out = [next(unseen) for _ in range(6)]
     started = time.time()
     with tqdm(total=args.steps, unit="step") as bar:
         for step in range(args.steps):
@@ -156,6 +167,6 @@ def main(args: Args) -> int:
     }  # fmt: skip
     save_checkpoint(args.out, model, POGEMA_LAYOUT, facts)
     print(
-        f"{args.out}: explained variance {explained:.3f} on held-out batches, {(time.time() - started) / 60:.1f} min"
+        f"{args.out}: explained variance {explained:.3f} on held-out shards, {(time.time() - started) / 60:.1f} min"
     )
     return 0

@@ -220,6 +220,10 @@ def contestants(args: Args) -> list[Contestant]:
         OnnxPolicy(name, POGEMA_LAYOUT, ("CPUExecutionProvider",), 1)  # fail before any work
         for sampled in options[args.sample]:
             found += [Contestant(name, shield, sampled, args.temperature) for shield in options[args.shield]]
+    labels = [who.label for who in found]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"two policies would both be called '{twice[0]}'; rename one of the files")
     return found
 
 

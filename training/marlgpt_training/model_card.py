@@ -47,7 +47,7 @@ def card(policy: OnnxPolicy, evaluations: list[dict], commands: list[str]) -> st
     if critic:
         lines.append(
             f"| critic | {critic['samples']:,} samples of discounted returns (gamma {critic['gamma']}), explained "
-            f"variance {critic['explained_variance']:.2f} on held-out batches |"
+            f"variance {critic['explained_variance']:.2f} on held-out shards |"
         )
     else:
         lines.append("| critic | not trained: `q` means nothing |")

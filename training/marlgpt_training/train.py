@@ -16,9 +16,9 @@ from marlgpt_policy.layout import POGEMA_LAYOUT
 from torch.nn import functional as F
 
 from marlgpt_training import dagger
-from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint, torch_forward
+from marlgpt_training.checkpoint import save_checkpoint, torch_forward
 from marlgpt_training.data import SampleStream, expand
-from marlgpt_training.model import MASKED, MarlGpt, preset
+from marlgpt_training.model import MarlGpt, preset
 from marlgpt_training.rollout import throughput
 
 SHARP = 0.2
@@ -30,7 +30,7 @@ class Args:
     """Train a policy on a trajectory store."""
 
     out: Path = Path("out/train")
-    """Folder of the run: checkpoints last, best and average, log.jsonl, optimiser state."""
+    """Folder of the run: checkpoints student (newest average) and best, state.pt to resume from, log.jsonl."""
     store: Path = Path("out/store")
     """Trajectory store made by marlgpt collect; DAgger shards are added to it."""
     preset: str = "tiny"
@@ -121,6 +121,8 @@ def validate(model: MarlGpt) -> dict:
 
 def main(args: Args) -> int:
     """Train until the schedule or the time is over."""
+    if args.expert not in ("lns", "pibt"):
+        raise ValueError(f"--expert {args.expert}: choose lns or pibt")
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -147,6 +149,19 @@ def main(args: Args) -> int:
     def publish() -> None:
         averaged.load_state_dict({k: v.cpu() for k, v in average.weights.items()})
         save_checkpoint(student, averaged, POGEMA_LAYOUT, {"step": step, "samples": samples})
+
+    def save_state() -> None:
+        state = {
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "average": average.weights,
+            "step": step,
+            "samples": samples,
+            "best": best,
+        }
+        temporary = state_path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, state_path)
 
     publish()
     context = multiprocessing.get_context("spawn")
@@ -218,20 +233,14 @@ def main(args: Args) -> int:
                     best = metrics["score"]
                     facts = {"step": step, "samples": samples, **metrics}
                     save_checkpoint(args.out / "best.safetensors", averaged, POGEMA_LAYOUT, facts)
-                state = {
-                    "model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average.weights,
-                    "step": step, "samples": samples, "best": best,
-                }  # fmt: skip
-                temporary = state_path.with_suffix(".tmp")
-                torch.save(state, temporary)
-                os.replace(temporary, state_path)
+                save_state()
                 last = time.time()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here")
     finally:
         for worker in workers:
             worker.terminate()
         log.close()
+    save_state()
     print(f"stopped at step {step:,}; best score {best:.3f} in {args.out / 'best.safetensors'}")
     return 0
-
-
-__all__ = ["MASKED", "Args", "load_checkpoint", "main"]

@@ -266,6 +266,8 @@ class Fleet:
     def set_goal(self, robot: int, x: float, y: float) -> np.ndarray:
         """Send a robot to (x, y) m in the grid's frame; the goal cell int[2]. Raises ``GoalError``."""
         self.goals[robot] = self.goal_cell(robot, x, y)
+        if self.docked[robot]:
+            self.detail[robot] = ""
         return self.goals[robot].copy()
 
     def cancel_goal(self, robot: int) -> None:
@@ -286,7 +288,8 @@ class Fleet:
         """Advance to ``now`` s: arrivals, docking, a decision if it is time, and commands."""
         self._watch_clock(now)
         known = np.isfinite(self.poses[:, 0])
-        fresh = known & (now - self.pose_time <= self.config.pose_timeout)
+        age = now - self.pose_time
+        fresh = known & (age <= self.config.pose_timeout) & (age >= -2 * self.config.control_period)
         self._watch_displaced(fresh)
         self._dock(fresh)
         reached = self._settle(fresh, now)
@@ -299,6 +302,9 @@ class Fleet:
 
     def _watch_clock(self, now: float) -> None:
         """Note how late this tick is and how far the last commands have carried robots without a new pose."""
+        if now < self.last_tick - 1e-6:  # the clock was set back: no pose is known to be recent any more
+            self.pose_time[:] = -np.inf
+            self.last_decision = self.last_reached = self.last_tick = -np.inf
         period = self.config.control_period
         elapsed = now - self.last_tick if math.isfinite(self.last_tick) else period
         elapsed = min(max(elapsed, 0.0), self.config.pose_timeout)
@@ -314,7 +320,7 @@ class Fleet:
             return Status.NO_POSE, "no pose received yet"
         age = now - self.pose_time[robot]
         if age > self.config.pose_timeout:
-            return Status.STALE, f"last pose is {age:.2f} s old"
+            return Status.STALE, f"last pose is {age:.2f} s old by its stamp"
         if self.stopped:
             return Status.STOPPED, "fleet is stopped until resumed"
         if self.docking[robot]:
@@ -323,7 +329,7 @@ class Fleet:
             return Status.OFF_GRID, self.detail[robot]
         if (self.targets[robot] != self.cells[robot]).any():
             return Status.MOVING, ""
-        return (Status.IDLE, "") if self.goals[robot, 0] < 0 else (Status.WAITING, "")
+        return (Status.IDLE, self.detail[robot]) if self.goals[robot, 0] < 0 else (Status.WAITING, "")
 
     def _blocked(self, skip: int = -1) -> np.ndarray:
         """bool[R, C] cells that no robot may enter because one off the grid stands or docks near them."""
@@ -361,6 +367,11 @@ class Fleet:
         for i in np.flatnonzero(~self.docked & fresh) if not self.stopped else ():
             position = self.poses[i, :2]
             if self.docking[i]:
+                start, end = self.dock_from[i], self.grid.centre(self.cells[i])
+                if _distance_to_segment(position, start, end) > 0.15 * self.grid.cell_size:
+                    self.docking[i] = False  # moved by something else; it keeps its cell and starts anew
+                    self.detail[i] = "was moved off its way while docking"
+                    continue
                 if np.hypot(*(self.grid.centre(self.cells[i]) - position)) <= self.config.arrive_tolerance:
                     self._finish_docking(i)
                 continue
@@ -558,9 +569,9 @@ class Fleet:
                 self.reservations.acquire(np.array(cell), i)
             else:
                 self.leader[i], self.leader_edge[i] = j, self.edge[j]
-        for i, cell in taken.items():  # after all others, so that rotations hand over in a ring
+        for i, cell in taken.items():
             if self.leader[i] >= 0:
-                self.reservations.holder[cell] = i
+                self.reservations.hand_over(np.array(cell), int(self.leader[i]), i)
 
     def _limits_of_progress(self) -> np.ndarray:
         """float[n] how far along its edge each robot may be, from the measured progress of its leader."""

@@ -147,9 +147,12 @@ class OnnxPolicy:
         if len(values) == 0:
             empty = np.zeros((0, MAX_ACTIONS), dtype=np.float32)
             return PolicyOutput(empty, empty, empty[:, : self.layout.actions])
-        logits, q = self._session.run(
-            ["logits", "q"], {"values": values, "valid": valid, "action_mask": action_mask}
-        )
+        try:
+            logits, q = self._session.run(
+                ["logits", "q"], {"values": values, "valid": valid, "action_mask": action_mask}
+            )
+        except Exception as error:  # ONNX Runtime raises many private types
+            raise PolicyError(f"policy {self.path}: inference failed ({error})") from error
         if not np.isfinite(logits).all():
             raise PolicyError(f"policy {self.path}: non-finite logits; the model is broken, use another one")
         shown = logits[:, : self.layout.actions].astype(np.float64)

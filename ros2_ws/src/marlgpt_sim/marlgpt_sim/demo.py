@@ -242,6 +242,8 @@ class Processes:
 def main(args: Args) -> int:
     """Run the demo; 0 if no robot touched anything, 3 if one did, 1 if it could not run."""
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    # Two demos, or a demo and a real fleet, must not hear each other.
+    domain = os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     run = plan(args)
     args = run.args
     for name in ("bag", "logs", "summary.json", "report.html", "picture.png"):
@@ -252,7 +254,8 @@ def main(args: Args) -> int:
     rows, cols = run.grid.free.shape
     print(
         f"{args.map.name}: {rows} x {cols} cells of {run.grid.cell_size:.2f} m, {args.robots} robots "
-        f"of {run.args.radius} m radius, policy {run.policy.name}, {args.duration:.0f} simulated seconds"
+        f"of {run.args.radius} m radius, policy {run.policy.name}, {args.duration:.0f} simulated seconds "
+        f"(ROS_DOMAIN_ID={domain})"
     )
     everything = args.record == "all" or (args.record == "auto" and args.robots <= 32)
     try:

@@ -12,9 +12,11 @@ from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Twist, Twi
 from marlgpt_msgs.msg import FleetDecision, FleetState
 from marlgpt_msgs.srv import GetGrid
 from nav_msgs.msg import OccupancyGrid, Odometry
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
@@ -30,6 +32,7 @@ from marlgpt_policy.nodes import conversions, parameters
 from marlgpt_policy.nodes.navigate import NavigateServer
 from marlgpt_policy.occupancy import from_occupancy_grid
 from marlgpt_policy.policy import OnnxPolicy, PolicyError
+from marlgpt_policy.reservations import ReservationError
 
 LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
@@ -52,13 +55,16 @@ class FleetNode(LifecycleNode):
         self.fleet: Fleet | None = None
         self._entities: list = []
         self._active = False
+        self._stopped = False  # by fleet/stop; outlives maps and configurations
+        self._configured = False
+        self.add_on_set_parameters_callback(self._on_parameters)
         self._reset_counters()
 
     def _reset_counters(self) -> None:
         self.rejected = 0
         self._decision_ms = 0.0
         self._last_tick = -1.0
-        self._ticked_poses: set[int] = set()
+        self._newest_clock = -1.0
         self._pose_stamp: dict[int, int] = {}
         self._early_goals: dict[int, PoseStamped] = {}
         self._warned: dict[str, float] = {}
@@ -84,7 +90,7 @@ class FleetNode(LifecycleNode):
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
         self._reset_counters()
-        self._index = {name: i for i, name in enumerate(names)}
+        self._configured = True
         self._publish_to(names)
         self._listen_to(names)
         self.get_logger().info(
@@ -148,6 +154,7 @@ class FleetNode(LifecycleNode):
         """Command every robot to stop and end the control periods."""
         self._stop_wheels()
         self._active = False
+        self._navigate.abort_all(self.fleet, "the fleet node was deactivated")
         for timer in self._timers:
             self.destroy_timer(timer)
         return super().on_deactivate(state)
@@ -158,6 +165,7 @@ class FleetNode(LifecycleNode):
         for destroy, entity in self._entities:
             destroy(entity)
         self._entities, self.fleet, self.grid, self.policy = [], None, None, None
+        self._configured = False
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -167,11 +175,31 @@ class FleetNode(LifecycleNode):
             self._active = False
         return TransitionCallbackReturn.SUCCESS
 
+    def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        """Refuse changes that would have no effect: parameters are read by ``configure``."""
+        fixed = [change.name for change in changes if change.name in parameters.PARAMETERS]
+        if self._configured and fixed:
+            return SetParametersResult(
+                successful=False, reason=f"{', '.join(fixed)}: deactivate and clean up the node to change it"
+            )
+        return SetParametersResult(successful=True)
+
     # Inputs ---------------------------------------------------------------------------------------------
 
     def now(self) -> float:
         """Seconds on the node's clock (simulated where ``use_sim_time`` is set)."""
         return self.get_clock().now().nanoseconds * 1e-9
+
+    def _watched_now(self) -> float:
+        """:meth:`now`; a clock that was set back makes all stamps seen so far meaningless."""
+        now = self.now()
+        if now < self._newest_clock - 0.5:
+            self._pose_stamp.clear()
+            self._last_tick = -1.0
+            self.get_logger().warning(f"the clock went back by {self._newest_clock - now:.2f} s")
+            self._newest_clock = now
+        self._newest_clock = max(self._newest_clock, now)
+        return now
 
     def _reject(self, key: str, text: str) -> None:
         """Count a refused message; log each kind at most every five seconds."""
@@ -199,6 +227,8 @@ class FleetNode(LifecycleNode):
             )
             distances = DistanceField(map, settings.unknown_is_free)
             self.fleet = Fleet(self.grid, self.policy, settings.robots, settings.fleet, distances)
+            if self._stopped:
+                self.fleet.stop()
         except ValueError as error:
             self.grid = None
             self._reject("map", f"map refused: {error}")
@@ -223,17 +253,21 @@ class FleetNode(LifecycleNode):
                 f"pose of '{name}' is in frame '{message.header.frame_id}', expected '{self.settings.map_frame}'",
             )
             return
-        if stamp and stamp < self._pose_stamp.get(robot, 0):
+        now = self._watched_now()
+        last = self._pose_stamp.get(robot, 0)
+        if stamp and stamp < last:
             self._reject(f"old {name}", f"pose of '{name}' is older than its last one; dropped")
             return
-        try:
-            self.fleet.update_pose(robot, *conversions.planar(message.pose.pose), self.now())
-        except ValueError as error:
-            self._reject(f"pose {name}", f"pose of '{name}' refused: {error}")
-            return
+        by_poses = self.settings.trigger == "poses"
+        if not stamp or stamp > last:  # a repeated stamp is no news of where the robot is
+            taken = now if not stamp else stamp * 1e-9 if by_poses else min(now, stamp * 1e-9)
+            try:
+                self.fleet.update_pose(robot, *conversions.planar(message.pose.pose), taken)
+            except ValueError as error:
+                self._reject(f"pose {name}", f"pose of '{name}' refused: {error}")
+                return
         self._pose_stamp[robot] = stamp
-        if self.settings.trigger == "poses" and self._active:
-            self._ticked_poses.add(robot)
+        if by_poses and self._active:
             newest = max(self._pose_stamp.values())
             expected = [i for i, last in self._pose_stamp.items() if newest - last < 5e8]
             if all(self._pose_stamp[i] == newest for i in expected):
@@ -255,25 +289,25 @@ class FleetNode(LifecycleNode):
             self._reject(f"goal {name}", f"refused: {error}")
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._stopped = True  # also for a fleet that is still to come
         if self.fleet is not None:
             self.fleet.stop()
             self._stop_wheels()
-        response.success, response.message = self.fleet is not None, "stopped until fleet/resume is called"
-        if self.fleet is None:
-            response.message = "there is no fleet yet (no map received), nothing drives"
+        response.success, response.message = True, "stopped until fleet/resume is called"
         return response
 
     def _on_resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success = self.fleet is not None
-        response.message = "driving" if self.fleet is not None else "there is no fleet yet (no map received)"
+        self._stopped = False
         if self.fleet is not None:
             self.fleet.resume()
+        response.success = True
+        response.message = "driving" if self.fleet is not None else "resumed; no map has been received yet"
         return response
 
     # Control periods and outputs ------------------------------------------------------------------------
 
     def _on_timer(self) -> None:
-        now = self.now()
+        now = self._watched_now()
         if self.settings.trigger == "timer" or now - self._last_tick > 2 * self.settings.fleet.control_period:
             self._tick(now)
 
@@ -281,16 +315,13 @@ class FleetNode(LifecycleNode):
         if self.fleet is None or not self._active:
             return
         self._last_tick = now
-        for i in self._pose_stamp:
-            if self.settings.trigger == "poses" and i in self._ticked_poses:
-                self.fleet.pose_time[i] = max(self.fleet.pose_time[i], self._pose_stamp[i] * 1e-9)
-        self._ticked_poses.clear()
         try:
             result = self.fleet.tick(now)
-        except PolicyError as error:
+        except (PolicyError, ReservationError, ValueError) as error:
+            self._stopped = True
             self.fleet.stop()
             self._stop_wheels()
-            self.get_logger().error(f"fleet stopped: {error}")
+            self.get_logger().error(f"fleet stopped until fleet/resume is called: {error}")
             return
         self._publish_commands(result, now)
         self._navigate.update(self.fleet, result.reached)

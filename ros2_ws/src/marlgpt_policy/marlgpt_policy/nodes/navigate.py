@@ -35,10 +35,17 @@ class NavigateServer:
             goal_callback=self._accept, cancel_callback=lambda _: CancelResponse.ACCEPT,
         )  # fmt: skip
 
-    def destroy(self) -> None:
-        """Abort everything that runs and remove the server."""
+    def abort_all(self, fleet: Fleet | None, reason: str) -> None:
+        """End everything that runs, with ``reason`` for robots that have not arrived; their goals are dropped."""
         for order in self._orders:
-            self._finish(order, "the fleet node was shut down or deactivated")
+            for i, cell in order.wanted.items():
+                if fleet is not None and tuple(fleet.goals[i]) == cell:
+                    fleet.cancel_goal(i)
+            self._finish(order, reason)
+        self._orders.clear()
+
+    def destroy(self) -> None:
+        """Remove the server; nothing runs any more after :meth:`abort_all`."""
         self._server.destroy()
 
     def _refuse(self, reason: str) -> GoalResponse:

@@ -75,7 +75,7 @@ PARAMETERS: dict[str, Spec] = {
 
 
 def declare(node: LifecycleNode) -> None:
-    """Declare every parameter with its description and range; read-only once the node is configured."""
+    """Declare every parameter with its description and range; the node refuses changes once it is configured."""
     for name, spec in PARAMETERS.items():
         descriptor = ParameterDescriptor(description=spec.description)
         if spec.low is not None and isinstance(spec.default, float):

@@ -219,7 +219,9 @@ def summarise(monitor: Monitor) -> dict:
         "robots_without_goal_reached": [r.name for r in state.robots if r.goals_reached == 0],
         "robot_contacts": int(status.robot_contacts),
         "wall_contacts": int(status.wall_contacts),
-        "min_separation_m": round(float(min(status.min_separation, *gaps)), 4) if len(gaps) else None,
+        "min_separation_m": round(float(min(status.min_separation, *gaps)), 4)
+        if len(state.robots) > 1
+        else None,
         "vetoes": int(state.vetoes),
         "decisions": int(state.decisions),
         "decision_ms_p50": round(float(p50), 3),
