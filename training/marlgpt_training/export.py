@@ -73,16 +73,17 @@ def to_onnx(model: MarlGpt, layout: TokenLayout, path: Path, facts: dict, traini
 
 
 def parity(model: MarlGpt, policy: OnnxPolicy, packed: np.ndarray, masks: np.ndarray) -> float:
-    """Largest logit difference over allowed actions between PyTorch and ONNX Runtime."""
+    """Largest difference of an allowed action's logit or of any q between PyTorch and ONNX Runtime."""
     worst = 0.0
     for start in range(0, len(packed), 1000):
         values, valid = expand(packed[start : start + 1000])
         mask = np.zeros((len(values), MAX_ACTIONS), dtype=bool)
         mask[:, :5] = masks[start : start + 1000]
         with torch.inference_mode():
-            expected, _ = model(*(torch.from_numpy(a) for a in (values, valid, mask)))
-        found = policy(values, valid, mask).logits
-        worst = max(worst, float(np.abs(expected.numpy() - found)[mask].max()))
+            expected, expected_q = model(*(torch.from_numpy(a) for a in (values, valid, mask)))
+        found = policy(values, valid, mask)
+        logits = np.abs(expected.numpy() - found.logits)[mask].max()
+        worst = max(worst, float(logits), float(np.abs(expected_q.numpy() - found.q).max()))
     return worst
 
 
@@ -105,7 +106,7 @@ def main(args: Args) -> int:
     worst = parity(model, policy, *observations(args.store, args.observations))
     size = args.out.stat().st_size / 1e6
     print(
-        f"{args.out}: {size:.1f} MB, largest logit difference {worst:.1e} over {args.observations:,} observations"
+        f"{args.out}: {size:.1f} MB, largest difference {worst:.1e} over {args.observations:,} observations"
     )
     if worst > PARITY:
         print(f"the difference is above {PARITY}: do not ship this file")
