@@ -48,7 +48,7 @@ class FleetNode(LifecycleNode):
     def __init__(self, **options) -> None:
         """Declare the parameters; everything else happens in the transitions."""
         super().__init__("fleet_node", **options)
-        parameters.declare(self)
+        parameters.declare(self, parameters.PARAMETERS)  # changes are refused once configured
         self.settings: parameters.Settings | None = None
         self.policy: OnnxPolicy | None = None
         self.grid: NavGrid | None = None

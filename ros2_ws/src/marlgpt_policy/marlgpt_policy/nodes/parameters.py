@@ -8,6 +8,7 @@ from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from marlgpt_policy.fleet import FleetConfig, RobotConfig
@@ -74,18 +75,15 @@ PARAMETERS: dict[str, Spec] = {
 }
 
 
-def declare(node: LifecycleNode) -> None:
-    """Declare every parameter with its description and range; the node refuses changes once it is configured."""
-    for name, spec in PARAMETERS.items():
-        descriptor = ParameterDescriptor(description=spec.description)
+def declare(node: Node, table: dict[str, Spec], read_only: bool = False) -> None:
+    """Declare the parameters of ``table`` with their descriptions and ranges."""
+    for name, spec in table.items():
+        descriptor = ParameterDescriptor(description=spec.description, read_only=read_only)
         if spec.low is not None and isinstance(spec.default, float):
             descriptor.floating_point_range = [FloatingPointRange(from_value=spec.low, to_value=spec.high)]
         elif spec.low is not None:
             descriptor.integer_range = [IntegerRange(from_value=int(spec.low), to_value=int(spec.high))]
-        if spec.default is _STRINGS:
-            node.declare_parameter(name, _STRINGS, descriptor)
-        else:
-            node.declare_parameter(name, spec.default, descriptor)
+        node.declare_parameter(name, spec.default, descriptor)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct, pack
 from typing import Any
@@ -28,9 +27,9 @@ import rclpy
 from geometry_msgs.msg import Pose, PoseArray, Twist, TwistStamped
 from marlgpt_msgs.msg import SimStatus
 from marlgpt_policy.grid import build_grid
+from marlgpt_policy.nodes.parameters import Spec, declare
 from marlgpt_policy.occupancy import load_map_yaml
 from nav_msgs.msg import Odometry
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import (
     InvalidParameterTypeException,
     InvalidParameterValueException,
@@ -59,16 +58,6 @@ _NATIVE = b"\x00\x01" if sys.byteorder == "little" else b"\x00\x00"  # CDR in th
 
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 LAST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-
-
-@dataclass(frozen=True)
-class Spec:
-    """One parameter: default (or type where there is no default), sentence, and range of numbers."""
-
-    default: Any
-    description: str
-    low: float | None = None
-    high: float | None = None
 
 
 PARAMETERS: dict[str, Spec] = {
@@ -186,7 +175,7 @@ class Simulator(Node):
             ValueError: naming the parameter or robot that is wrong.
         """
         super().__init__("simulator", **options)
-        _declare(self)
+        declare(self, PARAMETERS, read_only=True)
         p = self.settings = _read(self)
         names = p["robots"]
         map_ = load_map_yaml(Path(p["map_yaml"]))
@@ -373,17 +362,6 @@ class Simulator(Node):
             text = f"contact: {contact.a} with {contact.b} at ({x:.2f}, {y:.2f}), t = {contact.time:.2f} s"
             self.get_logger().warning(text)
         self._logged = max(self._logged, min(len(self.world.contacts), LOGGED_CONTACTS))
-
-
-def _declare(node: Node) -> None:
-    """Declare every parameter with its description and range."""
-    for name, spec in PARAMETERS.items():
-        descriptor = ParameterDescriptor(description=spec.description, read_only=True)
-        if spec.low is not None and isinstance(spec.default, float):
-            descriptor.floating_point_range = [FloatingPointRange(from_value=spec.low, to_value=spec.high)]
-        elif spec.low is not None:
-            descriptor.integer_range = [IntegerRange(from_value=spec.low, to_value=spec.high)]
-        node.declare_parameter(name, spec.default, descriptor)
 
 
 def _read(node: Node) -> dict[str, Any]:
