@@ -5,6 +5,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from marlgpt_policy.cost_to_go import MOVE_OFFSETS as MOVES
+from marlgpt_policy.cost_to_go import UNREACHABLE
 from marlgpt_policy.layout import (
     AGENT_VALUES,
     BLOCKED,
@@ -18,13 +20,8 @@ from marlgpt_policy.layout import (
     WINDOW_RADIUS,
 )
 
-MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], dtype=np.int64)
-"""(row, column) displacement of wait, up, down, left, right."""
 NO_ACTION = -1
 """History entry of a step that has not happened yet."""
-UNREACHABLE = 2**30
-"""Cost-to-go of blocked and unreachable cells, as in :mod:`marlgpt_policy.cost_to_go`."""
-
 _NEIGHBOURS = WINDOW * WINDOW
 
 

@@ -10,14 +10,13 @@ import array
 import math
 import sys
 
-import rclpy
 from marlgpt_policy.occupancy import OccupancyMap, load_map_yaml, to_occupancy_data
 from nav_msgs.msg import OccupancyGrid
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from marlgpt_sim.nodes.running import run
 
 LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
@@ -60,21 +59,7 @@ class MapPublisher(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; returns the exit status."""
-    rclpy.init(args=args)
-    node = None
-    try:
-        node = MapPublisher()
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (ValueError, InvalidParameterTypeException, InvalidParameterValueException) as error:
-        print(f"map_publisher: {error}", file=sys.stderr)
-        return 1
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run("map_publisher", MapPublisher, args)
 
 
 if __name__ == "__main__":

@@ -23,25 +23,20 @@ from struct import Struct, pack
 from typing import Any
 
 import numpy as np
-import rclpy
 from geometry_msgs.msg import Pose, PoseArray, Twist, TwistStamped
 from marlgpt_msgs.msg import SimStatus
 from marlgpt_policy.grid import build_grid
 from marlgpt_policy.nodes.parameters import Spec, declare
 from marlgpt_policy.occupancy import load_map_yaml
 from nav_msgs.msg import Odometry
-from rclpy.exceptions import (
-    InvalidParameterTypeException,
-    InvalidParameterValueException,
-    InvalidTopicNameException,
-)
-from rclpy.executors import ExternalShutdownException
 from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
 from rosgraph_msgs.msg import Clock
+
+from marlgpt_sim.nodes.running import run
 
 from ..spawn import place_robots
 from ..world import DIFFERENTIAL, HOLONOMIC, FleetWorld
@@ -399,31 +394,13 @@ def _read(node: Node) -> dict[str, Any]:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; returns the exit status."""
-    rclpy.init(args=args)
-    node = None
-    try:
-        node = Simulator()
+
+    def spin(node: Simulator) -> None:
         executor = EventsExecutor()
         executor.add_node(node)
         node.run(executor)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (
-        ValueError,
-        InvalidParameterTypeException,
-        InvalidParameterValueException,
-        InvalidTopicNameException,
-    ) as error:
-        print(f"simulator: {error}", file=sys.stderr)
-        return 1
-    except Exception:
-        if rclpy.ok():  # otherwise it was interrupted inside compiled code, which wraps the interrupt
-            raise
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+
+    return run("simulator", Simulator, args, spin)
 
 
 if __name__ == "__main__":

@@ -27,15 +27,11 @@ from marlgpt_policy.geometry import yaw_of
 from marlgpt_policy.grid import NavGrid
 from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import (
-    InvalidParameterTypeException,
-    InvalidParameterValueException,
-    InvalidTopicNameException,
-)
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from marlgpt_sim.nodes.running import run
 
 MODES = ("lifelong", "once")
 RESEND_AFTER = 2.0  # s of the fleet's time that a robot may show no goal before its goal is sent again
@@ -256,29 +252,7 @@ class TaskSource(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; returns the exit status."""
-    rclpy.init(args=args)
-    node = None
-    try:
-        node = TaskSource()
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (
-        ValueError,
-        InvalidParameterTypeException,
-        InvalidParameterValueException,
-        InvalidTopicNameException,
-    ) as error:
-        print(f"task_source: {error}", file=sys.stderr)
-        return 1
-    except Exception:
-        if rclpy.ok():  # otherwise it was interrupted inside compiled code, which wraps the interrupt
-            raise
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run("task_source", TaskSource, args)
 
 
 if __name__ == "__main__":

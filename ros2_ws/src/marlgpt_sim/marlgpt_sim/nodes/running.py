@@ -1,0 +1,54 @@
+"""How the nodes of this package run: one way to start, to be interrupted, and to refuse bad parameters."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import rclpy
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    InvalidTopicNameException,
+)
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+
+
+def run(
+    name: str, make: Callable[[], Node], args: list[str] | None, spin: Callable[[Node], None] = rclpy.spin
+) -> int:
+    """Make a node and spin it until it is interrupted.
+
+    Args:
+        name: what its errors are printed under.
+        make: creates the node; a `ValueError` or a bad parameter or topic name ends it with its message.
+        args: command line, as for `rclpy.init`.
+        spin: runs the node until the context is shut down.
+
+    Returns:
+        The exit status: 0 after an interrupt, 1 after bad input.
+    """
+    rclpy.init(args=args)
+    node = None
+    try:
+        node = make()
+        spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (
+        ValueError,
+        InvalidParameterTypeException,
+        InvalidParameterValueException,
+        InvalidTopicNameException,
+    ) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except Exception:
+        if rclpy.ok():  # otherwise it was interrupted inside compiled code, which wraps the interrupt
+            raise
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
