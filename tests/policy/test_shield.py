@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from marlgpt_policy.cost_to_go import cost_to_go
 from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_policy.grid import NavGrid
-from marlgpt_policy.shield import rank_moves, resolve
+from marlgpt_policy.shield import LEAST_PROBABILITY, move_worth, rank_moves, resolve
 
 
 @st.composite
@@ -52,11 +52,18 @@ def assert_safe(cells, chosen, moves):
         assert j == i or after[j] != tuple(cells[i].tolist()), f"robots {i} and {j} swap"
 
 
-@settings(max_examples=500, deadline=None)
-@given(scene=scenes())
-def test_any_proposal_becomes_safe(scene):
+def random_worth(n, seed):
+    """None (no search), or any worth of any move."""
+    random = np.random.default_rng(seed)
+    return None if seed % 2 else np.log(random.uniform(LEAST_PROBABILITY, 1.0, (n, 5)))
+
+
+@settings(max_examples=600, deadline=None)
+@given(scene=scenes(), seed=st.integers(0, 2**32 - 1))
+def test_any_proposal_becomes_safe(scene, seed):
     moves, cells, ranking, priority, fixed, blocked = scene
-    chosen = resolve(cells, ranking, priority, moves, fixed, blocked)
+    searched = {"worth": random_worth(len(cells), seed), "seed": seed}
+    chosen = resolve(cells, ranking, priority, moves, fixed, blocked, **searched)
     assert (chosen.shape, chosen.dtype) == ((len(cells),), np.int8)
     assert_safe(cells, chosen, moves)
     assert (chosen[fixed] == 0).all(), "a fixed robot moves"
@@ -64,7 +71,49 @@ def test_any_proposal_becomes_safe(scene):
     assert not blocked[moving[:, 0], moving[:, 1]].any(), "a robot enters a blocked cell"
     ranked = (ranking == chosen[:, None]).any(axis=1)
     assert (ranked | (chosen == 0)).all(), "a robot makes a move it did not rank"
-    np.testing.assert_array_equal(chosen, resolve(cells, ranking, priority, moves, fixed, blocked))
+    again = resolve(cells, ranking, priority, moves, fixed, blocked, **searched)
+    np.testing.assert_array_equal(chosen, again)
+
+
+@settings(max_examples=300, deadline=None)
+@given(scene=scenes(), seed=st.integers(0, 2**31))
+def test_the_search_never_loses_worth_and_never_robs_the_first_robot(scene, seed):
+    moves, cells, ranking, priority, fixed, blocked = scene
+    worth = random_worth(len(cells), 2 * seed)
+    plain = resolve(cells, ranking, priority, moves, fixed, blocked)
+    found = resolve(cells, ranking, priority, moves, fixed, blocked, worth, seed)
+    own = np.arange(len(cells))
+    assert worth[own, found].sum() >= worth[own, plain].sum() - 1e-9
+    free = np.flatnonzero(~fixed)
+    if len(free):
+        first = free[np.argsort(-priority[free], kind="stable")[0]]
+        assert found[first] == plain[first]
+
+
+def test_the_search_lets_the_one_who_cares_less_give_way():
+    """Robots 1 and 2 want the same cell; robot 1 comes first but nearly as gladly waits. Robot 0 stands aside."""
+    moves = NavGrid.from_cells(np.array([[1, 1, 1], [0, 0, 0], [1, 1, 1]], dtype=bool)).moves
+    cells = np.array([(2, 0), (0, 0), (0, 2)])
+    ranking = np.array([[0, -1, -1, -1, -1], [4, 0, -1, -1, -1], [3, 0, -1, -1, -1]], dtype=np.int8)
+    priority = np.array([3, 2, 1])
+    worth = np.log([[1, 0.01, 0.01, 0.01, 0.01], [0.4, 0.01, 0.01, 0.01, 0.6], [0.1, 0.01, 0.01, 0.9, 0.01]])
+    assert resolve(cells, ranking, priority, moves).tolist() == [0, 4, 0]
+    assert resolve(cells, ranking, priority, moves, worth=worth).tolist() == [0, 0, 3]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    logits=arrays(np.float32, (4, 20), elements=st.floats(-50, 50, width=32)),
+    mask=arrays(np.bool_, (4, 20)),
+    proposed=arrays(np.int8, 4, elements=st.integers(0, 4)),
+)
+def test_worth_is_a_bounded_log_probability_and_zero_for_the_proposal(logits, mask, proposed):
+    mask[:, 0] = True  # waiting is always possible
+    worth = move_worth(logits, proposed, mask)
+    assert worth.shape == (4, 5) and (worth <= 0).all() and (worth >= np.log(LEAST_PROBABILITY) - 1e-12).all()
+    assert (worth[np.arange(4), proposed] == 0).all()
+    others = np.arange(5) != proposed[:, None]
+    assert (worth[others & ~mask[:, :5]] == np.log(LEAST_PROBABILITY)).all()
 
 
 @settings(max_examples=300, deadline=None)
@@ -83,7 +132,10 @@ def test_a_safe_proposal_is_executed_unchanged(scene, seed):
     logits = np.random.default_rng(seed).normal(size=(len(cells), 20))
     mask = np.zeros((len(cells), 20), dtype=bool)
     mask[:, :5] = moves[cells[:, 0], cells[:, 1]]
-    executed = resolve(cells, rank_moves(logits, safe, mask), priority, moves, fixed, blocked)
+    worth = move_worth(logits, safe, mask)
+    ranking = rank_moves(logits, safe, mask)
+    executed = resolve(cells, ranking, priority, moves, fixed, blocked, worth, seed)
+    np.testing.assert_array_equal(executed, resolve(cells, ranking, priority, moves, fixed, blocked))
     np.testing.assert_array_equal(executed, safe)
 
 
@@ -142,7 +194,8 @@ def ring():
 
 @pytest.mark.parametrize("free", [*(np.ones(shape, bool) for shape in ((2, 2), (2, 5), (4, 4))), ring()])
 @pytest.mark.parametrize("fill", [0.3, 0.6, 1.0])
-def test_every_robot_reaches_its_goal_on_biconnected_graphs(free, fill):
+@pytest.mark.parametrize("searches", [False, True])
+def test_every_robot_reaches_its_goal_on_biconnected_graphs(free, fill, searches):
     """PIBT's theorem: the robot that has waited longest gets its first choice until it arrives."""
     moves = NavGrid.from_cells(free).moves
     spots = np.argwhere(free)
@@ -160,7 +213,9 @@ def test_every_robot_reaches_its_goal_on_biconnected_graphs(free, fill):
             cost = fields[np.arange(n)[:, None], inside[..., 0], inside[..., 1]]
             logits = np.where(exists, -cost - 0.5 * random.random((n, 5)), -1e9)
             mask = np.pad(exists, ((0, 0), (0, 15)))
-            chosen = resolve(cells, rank_moves(logits, logits.argmax(axis=1), mask), priority, moves)
+            best = logits.argmax(axis=1)
+            worth = move_worth(logits, best, mask) if searches else None
+            chosen = resolve(cells, rank_moves(logits, best, mask), priority, moves, worth=worth, seed=seed)
             assert_safe(cells, chosen, moves)
             cells = next_cells(cells, chosen)
             there = fields[np.arange(n), cells[:, 0], cells[:, 1]] == 0

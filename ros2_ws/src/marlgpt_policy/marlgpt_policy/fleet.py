@@ -20,9 +20,10 @@ from marlgpt_policy.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.layout import HISTORY
+from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy import OnnxPolicy, choose
 from marlgpt_policy.reservations import NOBODY, Reservations
-from marlgpt_policy.shield import rank_moves, resolve
+from marlgpt_policy.shield import move_worth, rank_moves, resolve
 from marlgpt_policy.tracker import Drive, MotionLimits, track
 
 CONTACT_RESERVE = 0.03
@@ -76,7 +77,8 @@ class FleetConfig:
         goal_grace: Seconds a decision waits for the next goal of a robot that has just reached one.
         latency: Seconds between a pose being measured and its command taking effect; None is one period.
         arrive_tolerance: Distance in m from a cell's centre that counts as there.
-        temperature: Of sampling from the policy; 0 takes the most probable move.
+        temperature: Of sampling from the policy; 0 takes the most probable move. Above 0, it rises to 1 for robots
+            that get no nearer to their goals (see ``patience.py``).
         seed: Of sampling and of tie-breaking.
     """
 
@@ -213,6 +215,7 @@ class Fleet:
         self.move = np.zeros(n, dtype=np.int8)
         self.progress = np.ones(n)
         self.waited = self.random.random(n)
+        self.patience = Patience(n)
         self.commands = np.zeros((n, 3))
         self.goals_reached = np.zeros(n, dtype=np.int64)
         self.vetoes = np.zeros(n, dtype=np.int64)
@@ -513,13 +516,19 @@ class Fleet:
             mask[legal, move] = ~blocked[ahead[legal, 0], ahead[legal, 1]]
         encoded = time.perf_counter()
         output = self.policy(values, valid, mask)
-        proposed = choose(output.probabilities, self.config.temperature, self.random)
+        row, column = anchors[members].T
+        self.patience.update(members, fields[which, row, column], goals[members])
+        temperatures = self.patience.temperatures(members, self.config.temperature)
+        proposed = choose(output.probabilities, temperatures, self.random)
         inferred = time.perf_counter()
         ranking = np.full((len(on_grid), 5), -1, dtype=np.int8)
         ranking[which] = rank_moves(output.logits, proposed, mask)
+        worth = np.zeros((len(on_grid), 5))
+        worth[which] = move_worth(output.logits, proposed, mask)
         fixed = ~ready[on_grid]
         priority = np.where(self.goals[on_grid, 0] >= 0, self.waited[on_grid], self.waited[on_grid] % 1.0)
-        executed = resolve(anchors[on_grid], ranking, priority, self.grid.moves, fixed, blocked)
+        seed = int(self.random.integers(2**32))
+        executed = resolve(anchors[on_grid], ranking, priority, self.grid.moves, fixed, blocked, worth, seed)
         shielded = time.perf_counter()
         decision = self._record(on_grid, which, anchors, proposed, executed, output)
         self._start_edges(members, executed[which])

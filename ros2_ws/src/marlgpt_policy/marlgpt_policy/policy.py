@@ -160,9 +160,27 @@ class OnnxPolicy:
         return PolicyOutput(logits, q, (shown / shown.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
-def choose(probabilities: np.ndarray, temperature: float, random: np.random.Generator) -> np.ndarray:
-    """One proposed action per robot, int8[n]: sampled from p^(1/temperature), or the best where it is 0."""
-    if temperature <= 0:
-        return probabilities.argmax(axis=1).astype(np.int8)
-    scaled = np.log(np.maximum(probabilities.astype(np.float64), 1e-30)) / temperature
-    return np.argmax(scaled + random.gumbel(size=scaled.shape), axis=1).astype(np.int8)
+def choose(
+    probabilities: np.ndarray, temperature: float | np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """One proposed action per robot, int8[n]: sampled from p^(1/temperature), or the best where it is 0.
+
+    Args:
+        probabilities: float[n, actions].
+        temperature: One for all, or float[n].
+        random: Where the samples come from.
+    """
+    return choose_from_logits(
+        np.log(np.maximum(probabilities.astype(np.float64), 1e-30)), temperature, random
+    )
+
+
+def choose_from_logits(
+    logits: np.ndarray, temperature: float | np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """As :func:`choose`, from logits float[n, actions]."""
+    temperature = np.broadcast_to(np.asarray(temperature, dtype=np.float64), len(logits))
+    if (temperature <= 0).all():
+        return logits.argmax(axis=1).astype(np.int8)
+    noise = random.gumbel(size=logits.shape) * np.maximum(temperature, 0.0)[:, None]
+    return np.argmax(logits.astype(np.float64) + noise, axis=1).astype(np.int8)

@@ -3,6 +3,10 @@
 Priority inheritance with backtracking (PIBT, Okumura et al. 2022, doi:10.1016/j.artint.2022.103752), with the
 policy's own ranking of moves in place of the distance to the goal. Robots are served in order of priority;
 a robot that wants an occupied cell asks its occupant to leave first, and takes its next choice if that fails.
+
+The order decides who gives way, and the order of priorities is rarely the best for the fleet. So a local search tries
+other orders and keeps the joint action that the policy finds most probable. The robot with the highest priority is
+served first in all of them: whatever plain PIBT guarantees it, it still gets.
 """
 
 from __future__ import annotations
@@ -11,6 +15,11 @@ import numba
 import numpy as np
 
 from marlgpt_policy.encoders.pogema import MOVES
+
+ROUNDS = 64
+"""Service orders that the search tries."""
+LEAST_PROBABILITY = 0.01
+"""Probabilities below count as this, so that one robot's hopeless move does not outweigh everybody else's."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -76,6 +85,67 @@ def _pibt(cells, ranking, order, fixed, moves, reserved, occupant, chosen):
     return chosen
 
 
+@numba.njit(cache=True, nogil=True)
+def _search(cells, ranking, worth, order, fixed, moves, reserved, occupant, rounds, seed):
+    """Joint action of the best of ``rounds + 1`` service orders, the first being ``order``; int8[n]."""
+    np.random.seed(seed)
+    n = cells.shape[0]
+    unreserved = reserved.copy()
+    best = _pibt(cells, ranking, order, fixed, moves, reserved, occupant, np.zeros(n, dtype=np.int8))
+    best_worth = 0.0
+    for i in range(n):
+        best_worth += worth[i, best[i]]
+    giving_way = np.empty(n, dtype=np.int64)
+    trial = np.empty(n, dtype=np.int64)
+    for _ in range(rounds):
+        count = 0
+        for place in range(2, n):
+            i = order[place]
+            if not fixed[i] and best[i] != ranking[i, 0]:
+                giving_way[count] = place
+                count += 1
+        if count == 0:
+            break
+        place = giving_way[np.random.randint(count)]
+        to = np.random.randint(1, place)  # serve this robot earlier, but never before the first
+        trial[:] = order
+        for k in range(place, to, -1):
+            trial[k] = order[k - 1]
+        trial[to] = order[place]
+        for i in range(n):  # PIBT reserves nothing but these cells
+            for move in range(5):
+                rr, cc = cells[i, 0] + MOVES[move, 0], cells[i, 1] + MOVES[move, 1]
+                if 0 <= rr < reserved.shape[0] and 0 <= cc < reserved.shape[1]:
+                    reserved[rr, cc] = unreserved[rr, cc]
+        chosen = _pibt(cells, ranking, trial, fixed, moves, reserved, occupant, np.zeros(n, dtype=np.int8))
+        total = 0.0
+        for i in range(n):
+            total += worth[i, chosen[i]]
+        if total >= best_worth:  # equal ones too: the search wanders over plateaus
+            best, best_worth = chosen, total
+            order[:] = trial
+    return best
+
+
+def move_worth(logits: np.ndarray, proposed: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """What each move is worth to each robot: its log-probability, and 0 for the proposed one.
+
+    Args:
+        logits: float[n, >= 5] policy logits.
+        proposed: int[n] the sampled or greedy move.
+        mask: bool[n, >= 5] moves that exist from the robot's cell.
+
+    Returns:
+        float64[n, 5], between log(``LEAST_PROBABILITY``) and 0.
+    """
+    score = np.where(mask[:, :5], logits[:, :5].astype(np.float64), -np.inf)
+    score = np.exp(score - score.max(axis=1, keepdims=True, initial=-1e300))
+    probability = score / score.sum(axis=1, keepdims=True)
+    worth = np.log(np.maximum(probability, LEAST_PROBABILITY))
+    worth[np.arange(len(worth)), proposed] = 0.0
+    return worth
+
+
 def rank_moves(logits: np.ndarray, proposed: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Order each robot's moves: the proposed one first, then by falling logit; -1 for moves that do not exist.
 
@@ -101,6 +171,8 @@ def resolve(
     moves: np.ndarray,
     fixed: np.ndarray | None = None,
     blocked: np.ndarray | None = None,
+    worth: np.ndarray | None = None,
+    seed: int = 0,
 ) -> np.ndarray:
     """Turn ranked proposals into a joint action without conflicts.
 
@@ -111,6 +183,9 @@ def resolve(
         moves: bool[R, C, 5] edges of the grid.
         fixed: bool[n] robots that must stay where they are (late, stopped, lost).
         blocked: bool[R, C] cells nobody may enter (reserved by something else).
+        worth: float[n, 5] what each move is worth to each robot (see :func:`move_worth`), to search for the joint
+            action with the largest sum; None: serve robots in order of priority, and that is it.
+        seed: Of the search, 0 to 2**32 - 1.
 
     Returns:
         int8[n] moves: next cells are distinct, nobody swaps, fixed robots wait.
@@ -128,17 +203,33 @@ def resolve(
     reserved = np.full((rows, cols), -1, dtype=np.int64)
     if blocked is not None:
         reserved[blocked] = -2
-    chosen = np.zeros(n, dtype=np.int8)
-    order = np.argsort(-np.asarray(priority, dtype=np.float64), kind="stable")
     fixed = np.zeros(n, dtype=np.bool_) if fixed is None else np.ascontiguousarray(fixed, dtype=np.bool_)
+    # Fixed robots keep their cells anyway; at the end of the order they do not stand before the first one served.
+    order = np.argsort(np.where(fixed, np.inf, -np.asarray(priority, dtype=np.float64)), kind="stable")
     occupant = np.full((rows, cols), -1, dtype=np.int64)
-    return _pibt(
+    return _search(
         cells,
         np.ascontiguousarray(ranking, dtype=np.int8),
+        np.zeros((n, 5)) if worth is None else np.ascontiguousarray(worth, dtype=np.float64),
         order,
         fixed,
         np.ascontiguousarray(moves, dtype=np.bool_),
         reserved,
         occupant,
-        chosen,
+        0 if worth is None else ROUNDS,
+        seed,
     )
+
+
+def shielded(
+    logits: np.ndarray,
+    proposed: np.ndarray,
+    mask: np.ndarray,
+    cells: np.ndarray,
+    priority: np.ndarray,
+    moves: np.ndarray,
+    seed: int,
+) -> np.ndarray:
+    """int8[n] what n robots on a grid of their own do after proposing ``proposed``; arguments as above."""
+    ranking = rank_moves(logits, proposed, mask)
+    return resolve(cells, ranking, priority, moves, worth=move_worth(logits, proposed, mask), seed=seed)

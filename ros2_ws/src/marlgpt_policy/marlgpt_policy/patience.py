@@ -1,0 +1,54 @@
+"""Robots that get no nearer to their goals act more and more at random, which frees most that block each other.
+
+A sharp policy jams where two robots each insist on the same way round: they repeat the same moves for ever. Sampling
+from the policy as trained (temperature 1) resolves that, but costs throughput where nobody is stuck. So each robot's
+temperature depends on how long it has made no progress.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+PATIENCE = 40
+"""Decisions without progress before a robot's temperature rises."""
+RISE = 20
+"""Decisions over which it rises to 1."""
+
+
+class Patience:
+    """Decisions that each of n robots has taken since it was last nearer to its goal than ever before.
+
+    Attributes:
+        idle: int[n] those decisions; 0 at the goal.
+    """
+
+    def __init__(self, n: int) -> None:
+        """Nobody has waited yet."""
+        self.idle = np.zeros(n, dtype=np.int64)
+        self._nearest = np.full(n, np.iinfo(np.int64).max)
+        self._goals = np.full((n, 2), -1, dtype=np.int64)
+
+    def update(self, robots: np.ndarray, distance: np.ndarray, goals: np.ndarray) -> None:
+        """Count one decision of ``robots``.
+
+        Args:
+            robots: int[m] indices of the robots that decide now.
+            distance: int[m] their steps to go.
+            goals: int[m, 2] their goal cells.
+        """
+        fresh = (goals != self._goals[robots]).any(axis=1)
+        nearest = np.where(fresh, np.iinfo(np.int64).max, self._nearest[robots])
+        closer = (distance < nearest) | (distance == 0)
+        self.idle[robots] = np.where(closer, 0, self.idle[robots] + 1)
+        self._nearest[robots] = np.minimum(nearest, distance)
+        self._goals[robots] = goals
+
+    def temperatures(self, robots: np.ndarray, base: float) -> np.ndarray:
+        """float64[m] sampling temperatures of ``robots``: ``base`` for those that get on, up to 1 for stuck ones.
+
+        A ``base`` of 0 stays: who asks for the most probable moves gets them.
+        """
+        if base <= 0:
+            return np.zeros(len(robots))
+        rise = np.clip((self.idle[robots] - PATIENCE) / RISE, 0.0, 1.0)
+        return np.maximum(base, base + (1.0 - base) * rise)
