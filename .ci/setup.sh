@@ -100,7 +100,7 @@ install_packages() {
     local stamp=$VENV/.packages key
     key=$(hash_of "$ROOT/pyproject.toml" "$ROOT/constraints.txt" "$ROOT/.ci/setup.sh")-$MODE
     if is_current "$stamp" "$key"; then return; fi
-    local extras=dev,pogema
+    local extras=dev,pogema,ray
     [ "$MODE" = wheels ] && extras+=,ros,ros-build
     say "installing packages ($extras)"
     rm -f "$stamp"
