@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_training import maps
 from marlgpt_training.collect import HELD_OUT, window_of
+from marlgpt_training.experts.lacam import lacam, neighbour_table
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt, pibt_actions
 from marlgpt_training.grid_env import GridEnv
@@ -97,12 +98,122 @@ def test_one_shot_reaches_all_goals_on_easy_maps(name):
         assert env.arrived.all(), f"map {seed}: {np.flatnonzero(~env.arrived)} not at their goals"
 
 
+def puzzle(rows, starts, goals):
+    """One-shot environment on ``rows`` of text, '#' is a wall."""
+    free = np.array([[c != "#" for c in row] for row in rows])
+    return GridEnv(free, np.array(starts), np.array(goals), False, 0)
+
+
+def solve(env, **options):
+    """LaCAM's plan int[T + 1, n, 2] of cells (None: none found) and whether it proved that there is none."""
+    flat = env.cells[:, 0] * env.free.shape[1] + env.cells[:, 1]
+    fields = env.fields.reshape(len(flat), -1)
+    plan, impossible = lacam(flat, fields, env.field_of, neighbour_table(env.moves), **options)
+    return (np.stack(np.divmod(plan, env.free.shape[1]), axis=2) if len(plan) else None), impossible
+
+
+CORRIDOR_WITH_BAY = puzzle(["..........", "#####.####"], [[0, 0], [0, 9]], [[0, 9], [0, 0]])
+# Agent 0 is at its goal, a gap in a wall, and the way round is closed: it has to leave and come back.
+RESTING_AT_THE_GAP = puzzle(
+    ["...#...", "...#...", ".......", "...#...", "...#..."],
+    [[2, 3], [0, 0], [1, 0], [4, 6]],
+    [[2, 3], [0, 6], [4, 5], [4, 0]],
+)
+THREE_TURN_IN_A_DEAD_END = puzzle(
+    ["#####..", "......#", "#####.."], [[1, 0], [1, 1], [1, 2]], [[1, 2], [1, 1], [1, 0]]
+)
+SOLVABLE = [CORRIDOR_WITH_BAY, RESTING_AT_THE_GAP, THREE_TURN_IN_A_DEAD_END]
+CORRIDOR = puzzle(["....."], [[0, 0], [0, 4]], [[0, 4], [0, 0]])
+
+
+@given(seed=st.integers(0, 10**6), walls=st.floats(0, 0.4), density=st.floats(0.05, 0.6))
+@settings(max_examples=60, deadline=None)
+def test_lacam_plans_are_solutions_without_conflicts(seed, walls, density):
+    rng = np.random.default_rng(seed)
+    free = maps.largest_component(rng.random(rng.integers(3, 9, size=2)) >= walls)
+    agents = max(1, int(density * free.sum()))
+    env = GridEnv.sample(free, min(agents, free.sum()), False, seed)
+    plan, impossible = solve(env, limits=(500, 500))
+    if plan is None:
+        assert impossible or agents > 1
+        return
+    assert (plan[0] == env.cells).all() and (plan[-1] == env.goals).all() and not impossible
+    for now, then in zip(plan[:-1], plan[1:], strict=True):
+        assert_no_conflict(now, then)
+        assert (np.abs(now - then).sum(axis=1) <= 1).all() and free[then[:, 0], then[:, 1]].all()
+
+
+@pytest.mark.parametrize("env", SOLVABLE)
+def test_lacam_solves_what_needs_a_detour_from_the_goal(env):
+    plan, _ = solve(env)
+    assert (plan[-1] == env.goals).all()
+    np.testing.assert_array_equal(plan, solve(env)[0])
+
+
+def test_lacam_proves_that_a_swap_in_a_corridor_is_impossible():
+    plan, impossible = solve(CORRIDOR)
+    assert plan is None and impossible
+    plan, impossible = solve(CORRIDOR, limits=(2,))
+    assert plan is None and not impossible, "giving up is no proof"
+
+
+@pytest.mark.parametrize("env", SOLVABLE)
+def test_one_shot_lns_solves_what_needs_a_detour_from_the_goal(env):
+    env = GridEnv(env.free, env.cells, env.goals, False, 0)
+    drive(make("lns", env), env, 64)
+    assert env.arrived.all()
+
+
+def test_one_shot_lns_stays_feasible_where_there_is_no_solution():
+    env = GridEnv(CORRIDOR.free, CORRIDOR.cells, CORRIDOR.goals, False, 0)
+    drive(make("lns", env), env, 20)
+    assert not env.arrived.all()
+    same = np.array([[0, 4], [0, 4]])
+    env = GridEnv(CORRIDOR.free, CORRIDOR.cells, same, False, 0)
+    drive(make("lns", env), env, 20)
+    assert env.reached.any()
+
+
+@pytest.mark.parametrize("family,agents", [("random", 64), ("maze", 40), ("warehouse", 40), ("rooms", 40)])
+def test_one_shot_lns_solves_dense_held_out_maps(family, agents):
+    seed, solved = HELD_OUT + 555 * agents, 0
+    while solved < 4:
+        free = maps.generate(family, seed)
+        seed += 1
+        if family != "random" and agents > 0.3 * free.sum():
+            continue
+        env = GridEnv.sample(free, agents, False, seed)
+        expert = make("lns", env, family, seed)
+        left = None
+        while not env.arrived.all():
+            drive(expert, env, 1)
+            assert expert.solved
+            window = expert.plans.shape[1]
+            assert left is None or window < left, "plans have to end one step earlier at every step"
+            left = window
+        solved += 1
+
+
+def test_one_shot_lns_solves_while_somebody_else_drives_now_and_then():
+    env, rng = GridEnv.sample(maps.generate("random", 5), 48, False, 5), np.random.default_rng(0)
+    expert = make("lns", env)
+    for _ in range(120):
+        actions = expert.act(env.cells, env.goals, env.fields, env.field_of)
+        assert_no_conflict(env.cells, env.cells + MOVES[actions])
+        assert expert.solved and (expert.occ == -1).all()
+        env.step(np.where(rng.random(48) < 0.02, rng.integers(0, 5, size=48), actions))
+        if env.arrived.all():
+            break
+    assert env.arrived.all()
+
+
+@pytest.mark.parametrize("lifelong", [True, False])
 @pytest.mark.parametrize("name", ["lns", "pibt"])
-def test_a_seed_gives_one_episode(name):
+def test_a_seed_gives_one_episode(name, lifelong):
     free = maps.generate("random", 4)
     runs = []
     for _ in range(2):
-        env = GridEnv.sample(free, 60, True, 4)
+        env = GridEnv.sample(free, 60, lifelong, 4)
         np.random.seed(None)  # whatever numpy's global state is
         runs.append(drive(make(name, env, seed=9), env, 30))
     np.testing.assert_array_equal(*runs)

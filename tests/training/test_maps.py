@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,6 +37,30 @@ def test_random_maps_take_size_and_density():
     assert 30 <= min(wide.shape) and max(wide.shape) <= 34
     assert 0.8 < wide.mean() < 0.95
     assert maps.generate("random", 3, low=12, high=12, density=0.0).all()
+
+
+def test_every_family_has_larger_maps():
+    for family in ("random", "maze", "rooms"):
+        assert 40 <= min(maps.generate(family, 3, low=40, high=44).shape)
+    small, large = maps.generate("warehouse", 3), maps.generate("warehouse", 3, scale=2)
+    assert large.sum() > 2 * small.sum()
+
+
+@pytest.mark.parametrize(
+    "family,digest",
+    [
+        ("random", "70146aa9892e"),
+        ("maze", "c46ea6ad8e2e"),
+        ("warehouse", "bc4b597a1138"),
+        ("rooms", "acc324afb57e"),
+    ],
+)
+def test_standard_maps_of_given_seeds_never_change(family, digest):
+    found = hashlib.sha256()
+    for seed in (0, 1, 2, 1_000_000):
+        free = maps.generate(family, seed)
+        found.update(repr(free.shape).encode() + free.tobytes())
+    assert found.hexdigest()[:12] == digest, "validation results would not be comparable any more"
 
 
 def test_largest_component_drops_pockets():

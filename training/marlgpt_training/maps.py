@@ -38,11 +38,15 @@ def maze_map(rng: np.random.Generator, low: int = 15, high: int = 25) -> np.ndar
     return free
 
 
-def warehouse_map(rng: np.random.Generator) -> np.ndarray:
-    """bool[H, W] free cells: blocks of shelves, aisles one or two cells wide, open ends left and right."""
+def warehouse_map(rng: np.random.Generator, scale: int = 1) -> np.ndarray:
+    """bool[H, W] free cells: blocks of shelves, aisles one or two cells wide, open ends left and right.
+
+    There are 3 to 7 blocks down and 1 to 3 across, times ``scale``.
+    """
     shelf_length, shelf_rows = int(rng.integers(4, 11)), int(rng.integers(1, 3))
     aisle, cross = int(rng.integers(1, 3)), int(rng.integers(1, 3))
     blocks_down, blocks_across = int(rng.integers(3, 8)), int(rng.integers(1, 4))
+    blocks_down, blocks_across = scale * blocks_down, scale * blocks_across
     margin = int(rng.integers(2, 6))
     rows = blocks_down * (shelf_rows + aisle) + aisle
     cols = 2 * margin + blocks_across * (shelf_length + cross) - cross

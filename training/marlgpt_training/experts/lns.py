@@ -6,6 +6,9 @@ replan the group in random order with space-time A* inside the window, keep the 
 not worse (large-neighbourhood search after Li et al. 2021, MAPF-LNS; rolling window after Li et al. 2021,
 RHCR). The cost of a plan is the step at which the agent reaches its goal, or W plus the cost-to-go at the
 window's end. All tie-breaking inside A* is by a fixed move order, so that labels depend on the state.
+
+One-shot episodes are planned to their end: LaCAM finds a solution, the search shortens it and keeps it a solution.
+A rolling window would get stuck for ever where an agent at its goal blocks the way of others.
 """
 
 from __future__ import annotations
@@ -14,12 +17,16 @@ import numba
 import numpy as np
 from marlgpt_policy.encoders.pogema import MOVES, UNREACHABLE
 
+from marlgpt_training.experts.lacam import lacam, neighbour_table
 from marlgpt_training.experts.pibt import pibt_actions
 
 LIFELONG, ONE_SHOT = 0, 1
 # A* expands the last pushed node of the lowest cost first, so the preferred move comes last: wait least.
 PUSH_ORDER = np.array([0, 1, 3, 2, 4], dtype=np.int64)
 MAX_GROUP = 6
+NO_LIMIT = 2**40
+SLACK = 4  # steps by which agents that went astray may prolong the plans
+RETRY = 8  # steps before LaCAM tries again after it gave up
 
 
 @numba.njit(cache=True, nogil=True)
@@ -46,17 +53,23 @@ def _plan_cost(plan, field, mode):
 
 
 @numba.njit(cache=True, nogil=True)
-def _astar(start, field, mode, steps, exists, occ, generation, work, out):
-    """Best plan of one agent around all plans in ``occ``; fills ``out`` and returns its cost, -1 if none.
+def _astar(start, field, mode, arrive, most, steps, exists, occ, counter, work, out):
+    """Best plan of one agent around all plans in ``occ``; fills ``out`` and returns its cost, -1 if above ``most``.
 
     ``occ`` int32[W + 1, cells] holds the agent in each cell at each step (-1 nobody). Nodes are
     (step, cell, has visited the goal); open nodes lie in linked lists by cost above the cost-to-go at the
-    start, which is exact because costs never fall along a plan.
+    start, which is exact because costs never fall along a plan. With ``arrive`` the plan has to end at the goal.
+    ``counter`` int64[2] holds the generation of the marks in ``work`` and the number of expanded nodes.
     """
     stamp, best, parent, entry_node, entry_next, heads = work
     window = occ.shape[0] - 1
     cells = occ.shape[1]
-    heads[:] = -1
+    last = min(heads.shape[0] - 1, most - field[start])
+    if last < 0:
+        return -1
+    heads[: last + 1] = -1
+    counter[0] += 2
+    generation = counter[0]
     node = start * 2
     if mode == LIFELONG and field[start] == 0:
         node += 1
@@ -64,7 +77,7 @@ def _astar(start, field, mode, steps, exists, occ, generation, work, out):
     entry_node[0], entry_next[0], heads[0] = node, -1, 0
     size = 1
     bucket = 0
-    while bucket < heads.shape[0]:
+    while bucket <= last:
         entry = heads[bucket]
         if entry < 0:
             bucket += 1
@@ -74,6 +87,7 @@ def _astar(start, field, mode, steps, exists, occ, generation, work, out):
         if stamp[node] == generation + 1 or best[node] < bucket:
             continue  # already expanded, or queued again at a lower cost
         stamp[node] = generation + 1
+        counter[1] += 1
         t = node // (2 * cells)
         cell = (node - t * 2 * cells) // 2
         visited = node & 1
@@ -91,6 +105,8 @@ def _astar(start, field, mode, steps, exists, occ, generation, work, out):
             to = cell + steps[m]
             if occ[t + 1, to] >= 0:
                 continue
+            if arrive and field[to] >= window - t:
+                continue  # too late
             j = occ[t, to]
             if j >= 0 and occ[t + 1, cell] == j:
                 continue  # swap
@@ -104,7 +120,7 @@ def _astar(start, field, mode, steps, exists, occ, generation, work, out):
                 seen = 1 if field[to] == 0 else 0
             child = (t + 1) * 2 * cells + to * 2 + seen
             cost = bucket + extra
-            if cost >= heads.shape[0] or stamp[child] == generation + 1:
+            if cost > last or stamp[child] == generation + 1:
                 continue
             if stamp[child] == generation and best[child] <= cost:
                 continue
@@ -151,13 +167,17 @@ def _mark(plans, occ, i, value):
 
 
 @numba.njit(cache=True, nogil=True)
-def improve(plans, fields, field_of, mode, steps, exists, occ, rounds, seed, counter, work, fresh):
+def improve(
+    plans, fields, field_of, mode, arrive, steps, exists, occ, rounds, nodes, seed, counter, work, fresh
+):
     """Improve feasible ``plans`` int32[n, W + 1] in place by large-neighbourhood search; the sum of costs.
 
-    ``fresh`` bool[n] marks agents with a new goal, replanned on their own first. ``counter`` int64[1] is the
-    A* generation and lives as long as ``work``.
+    ``fresh`` bool[n] marks agents with a new goal, replanned on their own first. ``arrive`` says that all plans
+    end at their goals and shall go on doing so. The search ends after ``rounds`` or when A* has expanded ``nodes``.
+    ``counter`` int64[2] belongs to A* and lives as long as ``work``.
     """
     np.random.seed(seed)
+    counter[1] = 0
     n = plans.shape[0]
     window = plans.shape[1] - 1
     cost = np.empty(n, dtype=np.int64)
@@ -170,8 +190,10 @@ def improve(plans, fields, field_of, mode, steps, exists, occ, rounds, seed, cou
         best[i] = field[plans[i, 0]]
         if fresh[i]:
             _mark(plans, occ, i, -1)
-            counter[0] += 2
-            if _astar(plans[i, 0], field, mode, steps, exists, occ, counter[0], work, out) >= 0:
+            if (
+                _astar(plans[i, 0], field, mode, arrive, NO_LIMIT, steps, exists, occ, counter, work, out)
+                >= 0
+            ):
                 plans[i] = out
             _mark(plans, occ, i, i)
         cost[i] = _plan_cost(plans[i], field, mode)
@@ -184,7 +206,7 @@ def improve(plans, fields, field_of, mode, steps, exists, occ, rounds, seed, cou
             if cost[i] > best[i]:
                 delayed[count] = i
                 count += 1
-        if count == 0:
+        if count == 0 or counter[1] > nodes:
             break
         i = delayed[np.random.randint(count)]
         found = _group(i, plans, fields[field_of[i]], steps, exists, occ, blockers)
@@ -195,21 +217,21 @@ def improve(plans, fields, field_of, mode, steps, exists, occ, rounds, seed, cou
         for g in range(size - 1, 0, -1):
             k = np.random.randint(g + 1)
             blockers[g], blockers[k] = blockers[k], blockers[g]
-        before = 0
+        spare = 0  # what the group may cost above the ways to go of its agents that are not replanned yet
         for g in range(size):
             a = blockers[g]
             saved[g] = plans[a]
-            before += cost[a]
+            spare += cost[a] - best[a]
             _mark(plans, occ, a, -1)
-        after = 0
         done = 0
         for g in range(size):
             a = blockers[g]
-            counter[0] += 2
-            result = _astar(saved[g, 0], fields[field_of[a]], mode, steps, exists, occ, counter[0], work, out)
-            if result < 0 or after + result > before:
+            most = spare + best[a]
+            field = fields[field_of[a]]
+            result = _astar(saved[g, 0], field, mode, arrive, most, steps, exists, occ, counter, work, out)
+            if result < 0:
                 break
-            after += result
+            spare = most - result
             plans[a] = out
             _mark(plans, occ, a, a)
             done += 1
@@ -227,6 +249,35 @@ def improve(plans, fields, field_of, mode, steps, exists, occ, rounds, seed, cou
         total += cost[i]
         _mark(plans, occ, i, -1)
     return total
+
+
+@numba.njit(cache=True, nogil=True)
+def repair(plans, cells, fields, field_of, steps, exists, occ, counter, work):
+    """Replan the agents that are not where one-shot ``plans`` int32[n, W + 1] want them, one after the other.
+
+    ``cells`` int64[n] is where they are. True if all arrive by the end of the plans without touching the others'.
+    """
+    n = cells.shape[0]
+    astray = plans[:, 0] != cells
+    for i in range(n):
+        if not astray[i]:
+            _mark(plans, occ, i, i)
+    out = np.empty(plans.shape[1], dtype=np.int32)
+    repaired = True
+    for i in range(n):
+        if not astray[i]:
+            continue
+        field = fields[field_of[i]]
+        if _astar(cells[i], field, ONE_SHOT, True, NO_LIMIT, steps, exists, occ, counter, work, out) < 0:
+            repaired = False
+            break
+        plans[i] = out
+        astray[i] = False
+        _mark(plans, occ, i, i)
+    for i in range(n):
+        if not astray[i]:
+            _mark(plans, occ, i, -1)
+    return repaired
 
 
 @numba.njit(cache=True, nogil=True)
@@ -260,6 +311,7 @@ class LnsExpert:
         window: int = 12,
         rounds: tuple[int, int] = (60, 4),
         seed: int = 0,
+        nodes: tuple[int, int] = (20_000, 2_000),
     ) -> None:
         """Prepare an episode.
 
@@ -267,30 +319,49 @@ class LnsExpert:
             moves: bool[R, C, 5] edges of the grid.
             agents: Number of agents n.
             mode: ``LIFELONG`` or ``ONE_SHOT`` (agents stay at their goals).
-            window: Planned steps W.
+            window: Planned steps W; one-shot plans last until all agents are at their goals, and W steps only
+                where LaCAM found no solution.
             rounds: (a, b): a + b * n search rounds per step.
             seed: Seed of the search.
+            nodes: (a, b): the rounds of a step also end after a + b * n A* nodes; one-shot only, where plans are
+                long.
         """
         rows, cols = moves.shape[:2]
-        nodes = (window + 1) * rows * cols * 2
         self.moves = np.ascontiguousarray(moves)
         self.mode, self.window, self.rounds = mode, window, rounds[0] + rounds[1] * agents
+        self.nodes = nodes[0] + nodes[1] * agents
         self.exists = self.moves.reshape(rows * cols, 5)
+        self.near = neighbour_table(self.moves)
         self.steps = (MOVES[:, 0] * cols + MOVES[:, 1]).astype(np.int64)
-        self.occ = np.full((window + 1, rows * cols), -1, dtype=np.int32)
         self.plans = np.zeros((agents, window + 1), dtype=np.int32)
         self.goals = np.full(agents, -1, dtype=np.int64)
-        self.counter = np.zeros(1, dtype=np.int64)
-        self.work = (
-            np.full(nodes, -1, dtype=np.int64),
-            np.zeros(nodes, dtype=np.int32),
-            np.zeros(nodes, dtype=np.int32),
-            np.zeros(5 * nodes, dtype=np.int32),
-            np.zeros(5 * nodes, dtype=np.int32),
-            np.zeros(2 * window + 3, dtype=np.int64),
-        )
+        self.counter = np.zeros(2, dtype=np.int64)
+        self._allocate(window)
         self.random = np.random.default_rng(seed)
         self.ready = False
+        self.solved = False  # whether the plans bring all agents to their goals at once
+        self.patience = 0  # steps until LaCAM may try again after a failure
+
+    def _allocate(self, window: int) -> None:
+        """Working memory for plans of ``window`` steps; zeros are untouched pages until they are used."""
+        size = (window + 1) * len(self.exists) * 2
+        self.occ = np.full((window + 1, len(self.exists)), -1, dtype=np.int32)
+        self.counter[:] = 0
+        self.work = (
+            np.zeros(size, dtype=np.int64),
+            np.zeros(size, dtype=np.int32),
+            np.zeros(size, dtype=np.int32),
+            np.zeros(5 * size, dtype=np.int32),
+            np.zeros(5 * size, dtype=np.int32),
+            np.zeros(2 * window + 3, dtype=np.int64),
+        )
+
+    def _memory(self) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Occupancy and working memory of A* for plans as long as they are now."""
+        window = self.plans.shape[1] - 1
+        if window >= len(self.occ):
+            self._allocate(window + window // 2)
+        return self.occ[: window + 1], self.work[:-1] + (self.work[-1][: 2 * window + 3],)
 
     def act(
         self, cells: np.ndarray, goals: np.ndarray, fields: np.ndarray, field_of: np.ndarray
@@ -298,7 +369,8 @@ class LnsExpert:
         """int8[n] best moves found for agents at ``cells`` int[n, 2] with ``goals`` int[n, 2].
 
         ``fields`` int32[f, R, C] are cost-to-go fields, ``field_of`` int[n] each agent's field. If the agents
-        did not follow the last plan, plans start from a PIBT rollout.
+        did not follow the last plan, lifelong plans start from a PIBT rollout, and one-shot plans are repaired
+        or start from LaCAM.
 
         Raises:
             ValueError: Two agents share a cell, or an agent cannot reach its goal.
@@ -313,29 +385,70 @@ class LnsExpert:
             raise ValueError("an agent cannot reach its goal")
         goal_cells = goals[:, 0].astype(np.int64) * cols + goals[:, 1]
         flat_fields = fields.reshape(len(fields), -1)
-        if self.ready and (self.plans[:, 1] == flat).all():
+        followed = self.ready and bool((self.plans[:, 1] == flat).all())
+        fresh = np.zeros(len(flat), dtype=np.bool_)
+        if self.mode == ONE_SHOT:
+            self.solved = self._solve(flat, goal_cells, flat_fields, field_of, followed)
+        if not self.solved and followed and self.plans.shape[1] == self.window + 1:
             self.plans[:, :-1] = self.plans[:, 1:].copy()
             fresh = goal_cells != self.goals
-        else:
+        elif not self.solved:
+            self.plans = np.zeros((len(flat), self.window + 1), dtype=np.int32)
             priority = self.random.random(len(flat))
             _initial_plans(cells, flat_fields, field_of, self.moves, priority, self.plans)
-            fresh = np.zeros(len(flat), dtype=np.bool_)
         self.goals = goal_cells
+        occ, work = self._memory()
         seed = int(self.random.integers(2**31))
         improve(
             self.plans,
             flat_fields,
             field_of,
             self.mode,
+            self.solved,
             self.steps,
             self.exists,
-            self.occ,
+            occ,
             self.rounds,
+            self.nodes if self.solved else NO_LIMIT,
             seed,
             self.counter,
-            self.work,
+            work,
             fresh,
         )
         self.ready = True
         delta = self.plans[:, 1].astype(np.int64) - self.plans[:, 0]
         return np.argmax(delta[:, None] == self.steps[None, :], axis=1).astype(np.int8)
+
+    def _solve(
+        self, flat: np.ndarray, goals: np.ndarray, fields: np.ndarray, field_of: np.ndarray, followed: bool
+    ) -> bool:
+        """Make the plans a one-shot solution; False if that failed and they have to come from elsewhere.
+
+        The rest of the last solution, with those agents replanned that did not follow it, or a new one from LaCAM.
+        Following solutions ends: the search keeps them solutions, and every step lowers the sum of costs left.
+        """
+        same = self.ready and bool((goals == self.goals).all())
+        if same and self.solved:
+            self.plans = _trimmed(self.plans[:, 1:], 0 if followed else SLACK)
+            if followed:
+                return True
+            search = (fields, field_of, self.steps, self.exists)
+            occ, work = self._memory()
+            if repair(self.plans, flat, *search, occ, self.counter, work):
+                return True
+        self.patience = self.patience - 1 if same else 0
+        if self.patience > 0 or len(np.unique(goals)) < len(goals):
+            return False
+        plan, impossible = lacam(flat, fields, field_of, self.near)
+        if len(plan):
+            self.plans = _trimmed(plan.T, 0)
+        else:  # moves can be undone, so what is impossible now stays so
+            self.patience = 2**31 if impossible else RETRY
+        return len(plan) > 0
+
+
+def _trimmed(plans: np.ndarray, rest: int) -> np.ndarray:
+    """``plans`` int32[n, T] of agents that rest in the end, cut or continued to ``rest`` steps of it."""
+    changes = np.flatnonzero((plans[:, 1:] != plans[:, :-1]).any(axis=0))
+    steps = max(1, (changes[-1] + 1 if len(changes) else 0) + rest)
+    return np.ascontiguousarray(np.pad(plans, ((0, 0), (0, steps)), mode="edge")[:, : steps + 1])
