@@ -1,6 +1,7 @@
-"""From shards to batches: exact compression, exact replay, bad shards skipped."""
+"""From shards to batches: exact compression, mixtures, exact resume, bad shards skipped."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_training import maps
-from marlgpt_training.data import Replay, SampleStream, compress, expand
+from marlgpt_training.data import Drawing, Samples, SampleStream, Source, compress, expand, parse_mixture
 from marlgpt_training.grid_env import GridEnv
+from marlgpt_training.replay import Replay
 from marlgpt_training.store import Episode, StoreError, read_shard, write_shard
 
 
@@ -51,86 +53,165 @@ def test_replay_equals_the_live_environment_bit_for_bit(tmp_path_factory, seed, 
         np.testing.assert_array_equal(valid, live[1])
 
 
-def test_replay_of_some_agents_picks_their_rows(shard):
-    replay = Replay(read_shard(shard)[0])
-    which = np.array([2, 0])
-    for part, whole in zip(replay.encode(3, which), replay.encode(3), strict=True):
-        np.testing.assert_array_equal(part, whole[which])
-
-
-def test_replay_refuses_moves_into_walls_and_out_of_the_map(shard):
-    episode = read_shard(shard)[0]
-    episode.actions = np.ones_like(episode.actions)  # everybody up, for ever
-    with pytest.raises(StoreError, match="leave its free cells"):
-        Replay(episode)
-
-
-def test_replay_refuses_a_goal_in_a_wall(shard):
-    episode = next(e for e in read_shard(shard) if not e.free.all())
-    events = episode.goal_events.copy()
-    events[0, 2:] = np.argwhere(~episode.free)[0]
-    episode.goal_events = events
-    with pytest.raises(StoreError, match="goal"):
-        Replay(episode)
-
-
-def take(stream, size, count=1):
-    batches = stream.batches(size)
-    return [tuple(a.copy() for a in next(batches)) for _ in range(count)]
+def equal(one: Samples, two: Samples) -> bool:
+    a, b = one.arrays(), two.arrays()
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
 def test_samples_are_the_observations_and_labels_of_the_store(shard):
-    episode = read_shard(shard)[0]
     known = {}
-    for other in read_shard(shard):
-        replay = Replay(other)
-        for step in range(len(other.actions)):
+    for episode in read_shard(shard):
+        replay = Replay(episode)
+        for step in range(len(episode.actions)):
             values, valid, mask = replay.encode(step)
             for row, label, allowed in zip(
-                compress(values, valid), other.labels[step], mask[:, :5], strict=True
+                compress(values, valid), episode.labels[step], mask[:, :5], strict=True
             ):
                 known.setdefault(row.tobytes(), set()).add((int(label), allowed.tobytes()))
-    packed, labels, masks = take(SampleStream(shard.parent, 0, buffer=500), 256)[0]
-    assert packed.shape == (256, len(POGEMA_LAYOUT)) and packed.dtype == np.int8
-    assert labels.dtype == np.int64 and masks.shape == (256, 5) and masks.dtype == bool
-    for row, label, allowed in zip(packed, labels, masks, strict=True):
+    found = SampleStream(shard.parent, 0).next(256)
+    assert found.packed.shape == (256, len(POGEMA_LAYOUT)) and found.packed.dtype == np.int8
+    assert found.labels.dtype == np.int64 and found.masks.shape == (256, 5) and found.masks.dtype == bool
+    assert found.actions is None and found.next_packed is None
+    for row, label, allowed in zip(found.packed, found.labels, found.masks, strict=True):
         assert (int(label), allowed.tobytes()) in known[row.tobytes()]
         assert allowed[label], "a label that the mask forbids"
-    assert episode.labels.min() >= 0
 
 
-def test_unlabelled_steps_are_left_out(shard, tmp_path):
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_transitions_are_those_of_the_store(shard, ahead):
+    gamma = 0.9
+    known = {}
+    for episode in read_shard(shard):
+        replay = Replay(episode)
+        rewards = replay.rewards(gamma)
+        for step in range(len(episode.actions)):
+            last = min(step + ahead, len(episode.actions))
+            over = episode.ended and last == len(episode.actions)
+            packed = compress(*replay.encode(step)[:2])
+            following = compress(*replay.encode(last)[:2])
+            for k in range(len(packed)):
+                total = sum(gamma**j * float(rewards[step + j, k]) for j in range(last - step))
+                entry = (
+                    int(episode.actions[step, k]),
+                    round(total, 4),
+                    0.0 if over else gamma ** (last - step),
+                )
+                known.setdefault(packed[k].tobytes(), set()).add((*entry, following[k].tobytes()))
+    drawing = Drawing(transitions=True, gamma=gamma, td_steps=ahead)
+    found = SampleStream(shard.parent, 0, drawing=drawing).next(200)
+    assert found.rewards.dtype == found.bootstraps.dtype == np.float32
+    for k in range(200):
+        close = [
+            entry for entry in known[found.packed[k].tobytes()]
+            if entry[0] == found.actions[k] and entry[1] == pytest.approx(float(found.rewards[k]), abs=2e-3)
+            and entry[2] == pytest.approx(float(found.bootstraps[k])) and entry[3] == found.next_packed[k].tobytes()
+        ]  # fmt: skip
+        assert close
+
+
+def test_tensors_are_the_encoders_arrays(shard):
+    found = SampleStream(shard.parent, 0, drawing=Drawing(transitions=True)).next(16)
+    tensors = found.tensors("cpu")
+    values, valid = expand(found.packed)
+    np.testing.assert_array_equal(tensors["values"].numpy(), values)
+    np.testing.assert_array_equal(tensors["valid"].numpy(), valid)
+    np.testing.assert_array_equal(tensors["mask"].numpy()[:, :5], found.masks)
+    assert tensors["mask"].shape == (16, 20) and not tensors["mask"][:, 5:].any()
+    np.testing.assert_array_equal(tensors["next_values"].numpy(), expand(found.next_packed)[0])
+
+
+def test_unlabelled_steps_are_left_out_for_cloning_and_kept_for_the_critic(shard, tmp_path):
     some = read_shard(shard)[:2]
     for episode in some:
         episode.labels = episode.labels.copy()
         episode.labels[:, 1:] = -1
     write_shard(tmp_path / "a.parquet", some)
-    for _, labels, _ in take(SampleStream(tmp_path, 0, buffer=60), 50, 4):
-        assert (labels >= 0).all()
+    assert (SampleStream(tmp_path, 0).next(50).labels >= 0).all()
+    labels = SampleStream(tmp_path, 0, drawing=Drawing(transitions=True)).next(200).labels
+    assert (labels == -1).any() and (labels >= 0).any()
 
 
-def test_a_seed_gives_the_same_batches(shard):
-    one, two, other = (take(SampleStream(shard.parent, s, buffer=300), 64, 3) for s in (7, 7, 8))
-    for a, b, c in zip(one, two, other, strict=True):
-        assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
-        assert not np.array_equal(a[0], c[0])
+def test_a_seed_and_a_number_give_a_stream(shard):
+    def three(seed, number):
+        stream = SampleStream(shard.parent, seed, number)
+        return Samples.concatenate([stream.next(64) for _ in range(3)])
+
+    assert equal(three(7, 0), three(7, 0))
+    assert not equal(three(7, 0), three(8, 0)) and not equal(three(7, 0), three(7, 1))
 
 
-def test_fresh_share_chooses_between_expert_and_dagger_shards(shard, tmp_path):
-    for name in ("lns-0-00000", "lns-0-00001", "dagger-0-000000", "dagger-0-000001", "dagger-1-000000"):
+@given(before=st.integers(0, 9), size=st.sampled_from([7, 64, 900]), ahead=st.sampled_from([0, 1, 2]))
+@settings(max_examples=12, deadline=None)
+def test_a_restored_stream_goes_on_exactly(shard, before, size, ahead):
+    drawing = Drawing(shards=2, per_episode=24)
+    with ThreadPoolExecutor(2) as pool:
+        options = {"drawing": drawing, "executor": pool if ahead else None, "ahead": ahead}
+        stream = SampleStream(shard.parent, 5, **options)
+        for _ in range(before):
+            stream.next(size)
+        state = stream.state()
+        expected = [stream.next(size) for _ in range(4)]
+        other = SampleStream(shard.parent, 5, **options)
+        other.restore(state)
+        assert all(equal(one, other.next(size)) for one in expected)
+
+
+def test_a_stream_prepared_ahead_gives_the_same_samples(shard):
+    with ThreadPoolExecutor(2) as pool:
+        plain, ahead = SampleStream(shard.parent, 5), SampleStream(shard.parent, 5, executor=pool, ahead=2)
+        assert all(equal(plain.next(500), ahead.next(500)) for _ in range(6))
+
+
+def test_restored_rounds_keep_their_shards_when_new_ones_arrive(shard, tmp_path):
+    shutil.copy(shard, tmp_path / "a.parquet")
+    stream = SampleStream(tmp_path, 0)
+    stream.next(10)
+    state, expected = stream.state(), stream.next(10)
+    for k in range(9):
+        shutil.copy(shard, tmp_path / f"b{k}.parquet")
+    other = SampleStream(tmp_path, 0)
+    other.restore(state)
+    assert equal(other.next(10), expected)
+
+
+def test_mixture_weights_choose_between_sources(shard, tmp_path):
+    for name in ("a/1", "a/2", "b/1", "c/1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(shard, tmp_path / f"{name}.parquet")
-    for share in (0.0, 0.6, 1.0):
-        stream = SampleStream(tmp_path, 0, share)
-        fresh = np.mean([stream._choose().name.startswith("dagger") for _ in range(500)])
-        assert fresh == pytest.approx(share, abs=0.07)
+    sources = parse_mixture([f"{tmp_path}/a=3", f"{tmp_path}/b", f"{tmp_path}/c=0"])
+    stream = SampleStream(sources, 0)
+    drawn = [path.parent.name for k in range(200) for path in stream.draw(k)]
+    share = np.mean([name == "a" for name in drawn])
+    assert share == pytest.approx(0.75, abs=0.04) and "c" not in drawn
 
 
-def test_new_shards_are_seen_while_running(shard, tmp_path):
-    shutil.copy(shard, tmp_path / "lns-0-00000.parquet")
-    stream = SampleStream(tmp_path, 0, 1.0)
-    assert stream._choose().name == "lns-0-00000.parquet"  # no DAgger shard yet
-    shutil.copy(shard, tmp_path / "dagger-0-000000.parquet")
-    assert stream._choose().name == "dagger-0-000000.parquet"
+def test_a_fresh_source_prefers_its_newest_half_and_may_be_empty(shard, tmp_path):
+    shutil.copy(shard, tmp_path / "lns.parquet")
+    fresh = tmp_path / "dagger"
+    stream = SampleStream([Source(tmp_path, 0.25), Source(fresh, 0.75, fresh=True)], 0)
+    assert {path.name for path in stream.draw(0)} == {"lns.parquet"}
+    fresh.mkdir()
+    for k in range(4):
+        shutil.copy(shard, fresh / f"dagger-0-{k}.parquet")
+    drawn = [path.name for k in range(200) for path in stream.draw(k)]
+    assert np.mean([name != "lns.parquet" for name in drawn]) == pytest.approx(0.75, abs=0.04)
+    newest = np.mean([name[-9] in "23" for name in drawn if name != "lns.parquet"])
+    assert newest == pytest.approx(0.75, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([], "the mixture is empty"),
+        (["a=0", "b=0"], "sum to zero"),
+        (["a=-1"], "must be 0 or more"),
+        (["a=nan"], "must be 0 or more"),
+        (["a=much"], "'much' is not a weight"),
+    ],
+)
+def test_impossible_mixtures_are_refused(entries, message):
+    with pytest.raises(ValueError, match=message):
+        parse_mixture(entries)
 
 
 def test_bad_shards_are_skipped_and_reported_once(shard, tmp_path, capsys):
@@ -139,17 +220,37 @@ def test_bad_shards_are_skipped_and_reported_once(shard, tmp_path, capsys):
     blocked = read_shard(shard)[:1]
     blocked[0].actions = np.ones_like(blocked[0].actions)
     write_shard(tmp_path / "lns-0-00002.parquet", blocked)
-    stream = SampleStream(tmp_path, 0, buffer=2000)
-    assert all(len(labels) == 128 for _, labels, _ in take(stream, 128, 30))
+    stream = SampleStream(tmp_path, 0)
+    for _ in range(60):
+        assert len(stream.next(512)) == 512
     assert {p.name for p in stream.bad} == {"lns-0-00001.parquet", "lns-0-00002.parquet"}
     said = capsys.readouterr().out
     for path, reason in stream.bad.items():
         assert str(path) in reason and said.count(reason) == 1
 
 
+def test_a_shard_deleted_after_it_was_drawn_is_no_error(shard, tmp_path, capsys):
+    for name in "ab":
+        shutil.copy(shard, tmp_path / f"{name}.parquet")
+    with ThreadPoolExecutor(1) as pool:
+        stream = SampleStream(tmp_path, 0, executor=pool)
+        stream.next(8)
+        state = stream.state()
+        (tmp_path / "a.parquet").unlink()
+        stream.restore(state)
+        assert len(stream.next(8)) == 8
+    assert not stream.bad and "skipped" not in capsys.readouterr().out
+
+
 def test_empty_folder_and_only_bad_shards(tmp_path):
     with pytest.raises(StoreError, match="no readable shard. Run marlgpt collect first"):
-        take(SampleStream(tmp_path, 0, buffer=100), 8)
+        SampleStream(tmp_path, 0).next(8)
     (tmp_path / "lns-0-00000.parquet").write_bytes(b"nothing")
     with pytest.raises(StoreError, match="lns-0-00000.parquet: not a readable Parquet file"):
-        take(SampleStream(tmp_path, 0, buffer=100), 8)
+        SampleStream(tmp_path, 0).next(8)
+
+
+def test_a_store_smaller_than_a_batch_repeats_its_samples(shard, tmp_path):
+    write_shard(tmp_path / "a.parquet", read_shard(shard)[:1])
+    drawing = Drawing(shards=1, per_episode=8)
+    assert len(SampleStream(tmp_path, 0, drawing=drawing).next(300)) == 300

@@ -169,11 +169,10 @@ def test_failing_write_leaves_the_old_file(shard, tmp_path, monkeypatch):
     write_shard(path, kept)
     before = path.read_bytes()
 
-    def half(table, where, **_):
-        where.write_bytes(b"PAR1 half a file")
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.pq, "write_table", half)
+    monkeypatch.setattr(store.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_shard(path, kept[:1])
     assert path.read_bytes() == before

@@ -1,16 +1,23 @@
-"""From trajectory shards to training batches: episodes are replayed and encoded on the fly."""
+"""From trajectory shards to training batches: weighted mixtures, replayed and encoded on the fly, resumable.
+
+A stream works in rounds. Each round draws a few shards by the mixture's weights, takes samples from every episode in
+them and shuffles these. What a round holds depends on the seed, the stream's number, the round's number and the
+shards that were there, on nothing else, so that a stream continues exactly where a saved state left it.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from marlgpt_policy.cost_to_go import CostToGo
-from marlgpt_policy.encoders import pogema
-from marlgpt_policy.layout import HISTORY, POGEMA_LAYOUT
+import torch
+from marlgpt_policy.layout import MAX_ACTIONS
 
-from marlgpt_training.grid_env import edges
+from marlgpt_training.replay import Replay
 from marlgpt_training.store import Episode, StoreError, read_shard, shards
 
 INVALID = -128
@@ -28,111 +35,297 @@ def expand(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(valid, packed.astype(np.float32) / _SCALE, np.float32(0)), valid
 
 
-class Replay:
-    """Positions, goals and histories of every step of one episode."""
+@dataclass
+class Samples:
+    """n samples. The last five fields are there only for the critic's terms, otherwise None.
 
-    def __init__(self, episode: Episode) -> None:
-        """Unroll ``episode``; ``StoreError`` if its moves or goals lie outside the free cells."""
-        steps, agents = episode.actions.shape
-        self.episode = episode
-        self.moves = edges(episode.free)
-        walked = np.cumsum(pogema.MOVES[episode.actions], axis=0)
-        self.cells = np.concatenate([episode.starts[None].astype(np.int64), episode.starts + walked])
-        rows, cols = episode.free.shape
-        inside = (self.cells >= 0).all() and (self.cells < (rows, cols)).all()
-        if not inside or not episode.free[self.cells[..., 0], self.cells[..., 1]].all():
-            raise StoreError("an episode's moves leave its free cells")
-        if not episode.free[episode.goal_events[:, 2], episode.goal_events[:, 3]].all():
-            raise StoreError("an episode has a goal in a wall")
-        self.goals = np.zeros((steps + 1, agents, 2), dtype=np.int64)
-        for step, agent, row, col in episode.goal_events:
-            self.goals[step:, agent] = (row, col)
-        padded = np.concatenate([np.full((HISTORY, agents), -1, np.int8), episode.actions])
-        self.history = np.stack(
-            [padded[HISTORY - 1 - k : HISTORY - 1 - k + steps + 1] for k in range(HISTORY)], axis=2
-        )
-        self.costs = CostToGo(self.moves, capacity=4096)
+    Attributes:
+        packed: int8[n, L] compressed observations.
+        masks: bool[n, 5] allowed moves.
+        labels: int64[n] the expert's moves, -1 where it was not asked.
+        actions: int64[n] executed moves.
+        rewards: float32[n] discounted sum of the rewards up to the next observation.
+        bootstraps: float32[n] discount of the next observation's value, 0 after an end.
+        next_packed: int8[n, L] next observations.
+        next_masks: bool[n, 5] moves allowed there.
+    """
 
-    def encode(self, step: int, which: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Observations of agents ``which`` before move ``step``."""
-        goals = self.goals[step]
-        return pogema.encode(
-            self.costs.fields(goals), self.cells[step], goals, self.history[step], self.moves, which
+    packed: np.ndarray
+    masks: np.ndarray
+    labels: np.ndarray
+    actions: np.ndarray | None = None
+    rewards: np.ndarray | None = None
+    bootstraps: np.ndarray | None = None
+    next_packed: np.ndarray | None = None
+    next_masks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The fields that are there, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+    def take(self, index: np.ndarray) -> Samples:
+        """The samples at ``index``."""
+        return Samples(**{name: array[index] for name, array in self.arrays().items()})
+
+    @staticmethod
+    def concatenate(parts: list[Samples]) -> Samples:
+        """All samples of ``parts``, in order."""
+        names = parts[0].arrays()
+        return Samples(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+    def tensors(self, device: str) -> dict[str, torch.Tensor]:
+        """What :class:`marlgpt_training.losses.Objective` takes, on ``device``."""
+
+        def to(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array).to(device, non_blocking=True)
+
+        def observation(packed: np.ndarray, allowed: np.ndarray, prefix: str) -> dict[str, torch.Tensor]:
+            raw = to(packed)  # one byte per value crosses to the GPU
+            valid = raw != INVALID
+            mask = torch.zeros(len(packed), MAX_ACTIONS, dtype=torch.bool, device=raw.device)
+            mask[:, : allowed.shape[1]] = to(allowed)
+            values = (raw.float() / _SCALE).masked_fill(~valid, 0.0)
+            return {f"{prefix}values": values, f"{prefix}valid": valid, f"{prefix}mask": mask}
+
+        found = {**observation(self.packed, self.masks, ""), "label": to(self.labels)}
+        if self.actions is not None:
+            found |= observation(self.next_packed, self.next_masks, "next_")
+            found |= {
+                "action": to(self.actions),
+                "reward": to(self.rewards),
+                "bootstrap": to(self.bootstraps),
+            }
+        return found
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn from shards."""
+
+    shards: int = 6
+    """Shards in one round."""
+    per_episode: int = 192
+    """Samples taken from an episode each time its shard is drawn."""
+    per_step: int = 24
+    """Most agents taken from one step."""
+    transitions: bool = False
+    """Whether executed moves, rewards and next observations are needed (critic)."""
+    gamma: float = 0.95
+    """Discount per step, for transitions."""
+    td_steps: int = 1
+    """Steps between an observation and its next one, for transitions."""
+
+
+def episode_samples(episode: Episode, rng: np.random.Generator, drawing: Drawing) -> Iterator[Samples]:
+    """Samples of random agents at random steps of ``episode``; unlabelled ones only for the critic."""
+    replay = Replay(episode)
+    steps, agents = episode.actions.shape
+    per_step = min(agents, drawing.per_step)
+    rewards = replay.rewards(drawing.gamma) if drawing.transitions else None
+    for step in rng.permutation(steps)[: max(1, drawing.per_episode // per_step)]:
+        which = rng.permutation(agents)[:per_step]
+        if not drawing.transitions:
+            which = which[episode.labels[step, which] >= 0]
+        if not len(which):
+            continue
+        values, valid, mask = replay.encode(int(step), which)
+        found = Samples(compress(values, valid), mask[:, :5], episode.labels[step, which].astype(np.int64))
+        if drawing.transitions:
+            total, bootstrap, last = replay.transition(
+                rewards, int(step), which, drawing.td_steps, drawing.gamma
+            )
+            values, valid, mask = replay.encode(last, which)
+            found.actions = episode.actions[step, which].astype(np.int64)
+            found.rewards = total
+            found.bootstraps = np.full(len(which), bootstrap, dtype=np.float32)
+            found.next_packed, found.next_masks = compress(values, valid), mask[:, :5]
+        yield found
+
+
+def make_round(
+    paths: list[Path], seed: tuple[int, ...], drawing: Drawing
+) -> tuple[Samples | None, dict[Path, str]]:
+    """Shuffled samples of ``paths`` (None if none is readable), and why shards could not be read."""
+    rng = np.random.default_rng(seed)
+    parts: list[Samples] = []
+    bad: dict[Path, str] = {}
+    for path in paths:
+        if path in bad:
+            continue
+        try:
+            for episode in read_shard(path):
+                parts += episode_samples(episode, rng, drawing)
+        except StoreError as error:
+            bad[path] = str(error) if str(path) in str(error) else f"{path}: {error}"
+    if not parts:
+        return None, bad
+    together = Samples.concatenate(parts)
+    return together.take(rng.permutation(len(together))), bad
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of shards with its weight in the mixture."""
+
+    folder: Path
+    weight: float = 1.0
+    fresh: bool = False
+    """Prefer the newest half of the shards (a student's own episodes); may be empty until there are some."""
+
+
+def parse_mixture(entries: list[str]) -> list[Source]:
+    """Sources from ``FOLDER`` or ``FOLDER=WEIGHT``.
+
+    Raises:
+        ValueError: No entry, a weight that is not a number >= 0, or weights that sum to zero.
+    """
+    if not entries:
+        raise ValueError("the mixture is empty; name at least one store, e.g. --store out/store")
+    sources = []
+    for entry in entries:
+        folder, _, weight = str(entry).partition("=")
+        try:
+            sources.append(Source(Path(folder), float(weight) if weight else 1.0))
+        except ValueError:
+            raise ValueError(f"--store {entry}: '{weight}' is not a weight; write FOLDER=NUMBER") from None
+        if not 0 <= sources[-1].weight < float("inf"):
+            raise ValueError(f"--store {entry}: a weight must be 0 or more")
+    if sum(source.weight for source in sources) <= 0:
+        raise ValueError(
+            f"the weights of {', '.join(map(str, entries))} sum to zero; give one a weight above 0"
         )
+    return sources
 
 
 class SampleStream:
-    """Endless shuffled samples from a growing store.
-
-    Shards are chosen anew each time: ``fresh_share`` of them among student-driven ones (DAgger), the newest
-    half twice as likely, the rest among expert-driven ones. A bad shard is skipped once and reported.
-    """
+    """Endless shuffled samples from growing stores. A shard that cannot be read is reported once and skipped."""
 
     def __init__(
         self,
-        folder: str | Path,
+        sources: list[Source] | str | Path,
         seed: int,
-        fresh_share: float = 0.6,
-        per_episode: int = 192,
-        buffer: int = 60_000,
+        number: int = 0,
+        drawing: Drawing = Drawing(),  # noqa: B008 (frozen)
+        executor: Executor | None = None,
+        ahead: int = 1,
     ) -> None:
-        """Read from ``folder``; ``per_episode`` samples are taken from an episode each time it is drawn."""
-        self.folder, self.fresh_share, self.per_episode = Path(folder), fresh_share, per_episode
-        self.random = np.random.default_rng(seed)
-        self.packed = np.empty((buffer, len(POGEMA_LAYOUT)), dtype=np.int8)
-        self.labels = np.empty(buffer, dtype=np.int64)
-        self.masks = np.empty((buffer, 5), dtype=bool)
-        self.filled = 0
+        """Stream ``number`` of a run; streams of different numbers are independent.
+
+        Args:
+            sources: The mixture, or one folder.
+            seed: Seed of the run.
+            number: Number of the stream.
+            drawing: How samples are drawn.
+            executor: Prepares the next ``ahead`` rounds; None prepares a round when it is needed.
+            ahead: Rounds in preparation.
+        """
+        self.sources = [Source(Path(sources))] if isinstance(sources, str | Path) else sources
+        self.seed, self.number, self.drawing = seed, number, drawing
+        self.executor, self.ahead = executor, ahead
         self.bad: dict[Path, str] = {}
+        self.round, self.offset = -1, 0
+        self.samples: Samples | None = None
+        self._drawn: deque[list[Path]] = deque()  # shards of the current round and of those in preparation
+        self._futures: deque[Future] = deque()
 
-    def _choose(self) -> Path:
-        paths = [path for path in shards(self.folder) if path not in self.bad]
-        if not paths:
+    def _listing(self) -> list[tuple[Source, list[Path]]]:
+        found = [
+            (source, [path for path in shards(source.folder) if path not in self.bad])
+            for source in self.sources
+            if source.weight > 0
+        ]
+        found = [(source, paths) for source, paths in found if paths]
+        if not found:
+            where = ", ".join(str(source.folder) for source in self.sources)
             reasons = "; ".join(self.bad.values())
-            raise StoreError(f"{self.folder}: no readable shard. {reasons or 'Run marlgpt collect first.'}")
-        fresh = sorted((p for p in paths if p.name.startswith("dagger")), key=lambda p: p.name)
-        base = [p for p in paths if not p.name.startswith("dagger")]
-        if fresh and (not base or self.random.random() < self.fresh_share):
-            half = fresh[len(fresh) // 2 :] if self.random.random() < 0.5 else fresh
-            return half[self.random.integers(len(half))]
-        return base[self.random.integers(len(base))]
+            raise StoreError(f"{where}: no readable shard. {reasons or 'Run marlgpt collect first.'}")
+        return found
 
-    def _samples(self, episode: Episode) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        replay = Replay(episode)
-        steps, agents = episode.actions.shape
-        per_step = min(agents, 24)
-        for step in self.random.permutation(steps)[: max(1, self.per_episode // per_step)]:
-            which = self.random.permutation(agents)[:per_step]
-            which = which[episode.labels[step, which] >= 0]
-            if len(which):
-                values, valid, mask = replay.encode(int(step), which)
-                yield compress(values, valid), episode.labels[step, which].astype(np.int64), mask[:, :5]
+    def draw(self, index: int) -> list[Path]:
+        """The shards of round ``index``, from what the folders hold now."""
+        rng = np.random.default_rng([self.seed, self.number, index])
+        listing = self._listing()
+        weights = np.array([source.weight for source, _ in listing])
+        paths = []
+        for k in rng.choice(len(listing), size=self.drawing.shards, p=weights / weights.sum()):
+            source, candidates = listing[k]
+            if source.fresh and rng.random() < 0.5:
+                candidates = candidates[len(candidates) // 2 :]
+            paths.append(candidates[rng.integers(len(candidates))])
+        return paths
 
-    def _fill(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        while True:
-            path = self._choose()
-            try:
-                for episode in read_shard(path):
-                    yield from self._samples(episode)
-            except StoreError as error:
-                named = str(error) if str(path) in str(error) else f"{path}: {error}"
-                self.bad[path] = named
-                print(f"skipped: {named}")
+    def _job(self, index: int) -> tuple:
+        return (
+            make_round,
+            self._drawn[index - max(self.round, 0)],
+            (self.seed, self.number, index, 1),
+            self.drawing,
+        )
 
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield (packed int8[size, L], labels int64[size], mask bool[size, 5]) for ever."""
-        source = self._fill()
-        capacity = len(self.labels)
-        minimum = min(capacity, max(size, capacity // 2))
-        new = 0
-        while True:
-            while self.filled < minimum or new < size:
-                packed, labels, mask = next(source)
-                for k in range(len(labels)):
-                    slot = self.filled if self.filled < capacity else int(self.random.integers(capacity))
-                    self.packed[slot], self.labels[slot], self.masks[slot] = packed[k], labels[k], mask[k]
-                    self.filled = min(self.filled + 1, capacity)
-                new += len(labels)
-            new = 0 if self.filled < capacity else new - size
-            pick = self.random.integers(self.filled, size=size)
-            yield self.packed[pick], self.labels[pick], self.masks[pick]
+    def _prepare(self) -> None:
+        """Draw the rounds ahead and hand them to the executor."""
+        first = max(self.round, 0)
+        wanted = 1 + (self.ahead if self.executor else 0)
+        while len(self._drawn) < wanted:
+            self._drawn.append(self.draw(first + len(self._drawn)))
+        if self.executor:
+            while len(self._futures) < len(self._drawn):
+                self._futures.append(self.executor.submit(*self._job(first + len(self._futures))))
+
+    def _load(self) -> None:
+        """Make the round at the head of the queue the current one."""
+        self._prepare()
+        if self.executor:
+            self.samples, bad = self._futures.popleft().result()
+        else:
+            function, *arguments = self._job(max(self.round, 0))
+            self.samples, bad = function(*arguments)
+        self.round = max(self.round, 0)
+        for path, reason in bad.items():
+            if path.exists() and path not in self.bad:  # a student's old shards are deleted while we read
+                self.bad[path] = reason
+                print(f"skipped: {reason}", flush=True)
+
+    def _advance(self) -> None:
+        if self.round >= 0:
+            self._drawn.popleft()
+            self.round += 1
+        self.offset = 0
+        self._load()
+
+    def next(self, size: int) -> Samples:
+        """The next ``size`` samples.
+
+        Raises:
+            StoreError: No shard is readable.
+        """
+        while self.samples is None or self.offset + size > len(self.samples):
+            if self.samples is not None and self.offset == 0 and len(self.samples) < size:
+                repeat = np.random.default_rng([self.seed, self.number, self.round, 2])
+                self.offset = size  # a store smaller than a batch: its samples come more than once
+                return self.samples.take(repeat.integers(len(self.samples), size=size))
+            self._advance()
+        self.offset += size
+        return self.samples.take(np.arange(self.offset - size, self.offset))
+
+    def state(self) -> dict:
+        """Where the stream is: a small dictionary of plain values for :meth:`restore`."""
+        return {
+            "round": self.round,
+            "offset": self.offset,
+            "drawn": [[str(path) for path in paths] for paths in self._drawn],
+            "bad": {str(path): reason for path, reason in self.bad.items()},
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on after ``state``; the current round is made again."""
+        self.bad = {Path(path): reason for path, reason in state["bad"].items()}
+        self.round, self.samples = state["round"], None
+        self._drawn = deque([Path(path) for path in paths] for paths in state["drawn"])
+        self._futures.clear()
+        if self.round >= 0:
+            self._load()
+        self.offset = state["offset"]

@@ -143,15 +143,28 @@ class Episode:
             raise ValueError("goal events are not sorted by step")
 
 
-def write_shard(path: str | Path, episodes: list[Episode]) -> None:
-    """Write ``episodes`` to ``path`` atomically (temporary file, fsync, rename)."""
+def encode_shard(episodes: list[Episode]) -> bytes:
+    """``episodes`` as the bytes of a shard; equal episodes give equal bytes."""
+    table = pa.Table.from_pylist([episode.row() for episode in episodes], schema=_SCHEMA)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", compression_level=6)
+    return sink.getvalue().to_pybytes()
+
+
+def write_shard(path: str | Path, episodes: list[Episode] | bytes) -> None:
+    """Write episodes, or what :func:`encode_shard` made of them, to ``path`` (temporary file, fsync, rename).
+
+    Raises:
+        OSError: Not writable or no space left; nothing is left behind.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist([episode.row() for episode in episodes], schema=_SCHEMA)
+    data = episodes if isinstance(episodes, bytes) else encode_shard(episodes)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(table, temporary, compression="zstd", compression_level=6)
-        with open(temporary, "rb+") as file:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:

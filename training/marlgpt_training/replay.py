@@ -1,0 +1,73 @@
+"""One stored episode unrolled: the observations, labels and transitions of every step."""
+
+from __future__ import annotations
+
+import numpy as np
+from marlgpt_policy.cost_to_go import CostToGo
+from marlgpt_policy.encoders import pogema
+from marlgpt_policy.layout import HISTORY
+
+from marlgpt_training.grid_env import edges
+from marlgpt_training.store import Episode, StoreError
+
+
+class Replay:
+    """Positions, goals and histories of every step of one episode."""
+
+    def __init__(self, episode: Episode) -> None:
+        """Unroll ``episode``; ``StoreError`` if its moves or goals lie outside the free cells."""
+        steps, agents = episode.actions.shape
+        self.episode = episode
+        self.moves = edges(episode.free)
+        walked = np.cumsum(pogema.MOVES[episode.actions], axis=0)
+        self.cells = np.concatenate([episode.starts[None].astype(np.int64), episode.starts + walked])
+        rows, cols = episode.free.shape
+        inside = (self.cells >= 0).all() and (self.cells < (rows, cols)).all()
+        if not inside or not episode.free[self.cells[..., 0], self.cells[..., 1]].all():
+            raise StoreError("an episode's moves leave its free cells")
+        if not episode.free[episode.goal_events[:, 2], episode.goal_events[:, 3]].all():
+            raise StoreError("an episode has a goal in a wall")
+        self.goals = np.zeros((steps + 1, agents, 2), dtype=np.int64)
+        for step, agent, row, col in episode.goal_events:
+            self.goals[step:, agent] = (row, col)
+        padded = np.concatenate([np.full((HISTORY, agents), -1, np.int8), episode.actions])
+        self.history = np.stack(
+            [padded[HISTORY - 1 - k : HISTORY - 1 - k + steps + 1] for k in range(HISTORY)], axis=2
+        )
+        self.costs = CostToGo(self.moves, capacity=4096)
+
+    def encode(self, step: int, which: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Observations of agents ``which`` before move ``step`` (``step`` = T: after the last one)."""
+        goals = self.goals[step]
+        return pogema.encode(
+            self.costs.fields(goals), self.cells[step], goals, self.history[step], self.moves, which
+        )
+
+    def rewards(self, gamma: float) -> np.ndarray:
+        """float32[T, n] rewards of the episode's kind of task.
+
+        Lifelong: 1 on reaching a goal. One-shot: 1 - ``gamma`` for every step at the goal, so that resting there
+        for ever is worth 1; an episode that ended with everybody at the goal gets the rest of that sum at its end.
+        """
+        found = self.episode.rewards.astype(np.float32)
+        if self.episode.spec.get("lifelong", True):
+            return found
+        found = (1 - gamma) * found
+        if self.episode.ended:
+            found[-1] += gamma
+        return found
+
+    def transition(
+        self, rewards: np.ndarray, step: int, which: np.ndarray, ahead: int, gamma: float
+    ) -> tuple[np.ndarray, float, int]:
+        """n-step transition from move ``step``: discounted rewards float32[n], bootstrap factor, next step.
+
+        The bootstrap factor is gamma^n, or 0 where the episode ended by itself before; an episode that was cut
+        by its step limit goes on in the target network's estimate.
+        """
+        steps = len(rewards)
+        last = min(step + ahead, steps)
+        discounts = gamma ** np.arange(last - step, dtype=np.float32)
+        total = (discounts[:, None] * rewards[step:last, which]).sum(axis=0).astype(np.float32)
+        over = self.episode.ended and last == steps
+        return total, 0.0 if over else float(gamma ** (last - step)), last
