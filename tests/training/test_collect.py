@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.policy import choose_from_logits
 from marlgpt_training import collect
 from marlgpt_training.checkpoint import torch_forward
-from marlgpt_training.collect import Args, Rollout, collect_shard, draw_scenario, main, sample
+from marlgpt_training.collect import Args, Rollout, collect_shard, draw_scenario, main
 from marlgpt_training.data import Replay
 from marlgpt_training.store import read_shard
 
@@ -65,20 +66,27 @@ def test_scenarios_stay_below_the_held_out_seeds_and_fit(monkeypatch):
     generate = collect.maps.generate
     monkeypatch.setattr(collect.maps, "generate", lambda f, s, **o: (seeds.append(s), generate(f, s, **o))[1])
     rng = np.random.default_rng(0)
-    drawn = [draw_scenario(rng) for _ in range(150)]
+    drawn = [draw_scenario(rng) for _ in range(300)]
     assert max(seeds) < collect.HELD_OUT
     assert {d[0] for d in drawn} == set(collect.FAMILY_WEIGHTS) and {d[3] for d in drawn} == {True, False}
     for _, free, agents, _ in drawn:
-        assert 1 <= agents <= min(128, free.sum() // 2)
+        assert 1 <= agents <= min(256, free.sum() // 2)
+    many = [d for d in drawn if d[2] > 96]  # large maps are a minority, but each family has some
+    assert {d[0] for d in many} == set(collect.FAMILY_WEIGHTS) and max(d[2] for d in many) > 200
+    assert 0.04 < len(many) / len(drawn) < 0.15
 
 
 def test_sampling_follows_the_logits_and_never_takes_a_masked_move():
     logits = np.full((20_000, 20), -1e9, dtype=np.float32)
     logits[:, [0, 3]] = np.log([0.8, 0.2])
     logits[:, 7] = 9.0  # not one of the five moves
-    counts = np.bincount(sample(logits, 1.0, np.random.default_rng(0)), minlength=5) / 20_000
+    counts = (
+        np.bincount(choose_from_logits(logits[:, :5], 1.0, np.random.default_rng(0)), minlength=5) / 20_000
+    )
     assert counts[0] == pytest.approx(0.8, abs=0.02) and counts[[1, 2, 4]].sum() == 0
-    sharper = np.bincount(sample(logits, 0.5, np.random.default_rng(0)), minlength=5) / 20_000
+    sharper = (
+        np.bincount(choose_from_logits(logits[:, :5], 0.5, np.random.default_rng(0)), minlength=5) / 20_000
+    )
     assert sharper[0] == pytest.approx(0.64 / 0.68, abs=0.02)
 
 
@@ -99,6 +107,6 @@ def test_main_fills_a_store_and_resumes(tmp_path, capsys):
 
 
 def test_wrong_expert_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(SystemExit, match="--expert cbs: choose lns or pibt"):
+    with pytest.raises(ValueError, match="--expert cbs: choose lns or pibt"):
         main(Args(out=tmp_path / "new", expert="cbs"))
     assert not (tmp_path / "new").exists()

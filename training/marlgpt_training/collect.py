@@ -3,45 +3,63 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders import pogema
-from marlgpt_policy.shield import rank_moves, resolve
+from marlgpt_policy.policy import choose_from_logits
+from marlgpt_policy.shield import shielded
 from tqdm import tqdm
 
-from marlgpt_training import maps
+from marlgpt_training import maps, pool
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt
 from marlgpt_training.grid_env import GridEnv
-from marlgpt_training.store import Episode, shards, write_shard
+from marlgpt_training.store import Episode, encode_shard, shards, write_shard
 
 # How often each map family is drawn; random maps are what most fleets' free space looks like.
 FAMILY_WEIGHTS = {"random": 0.45, "maze": 0.2, "warehouse": 0.2, "rooms": 0.15}
+SHARP = 0.2
+"""Temperature at which robots sample (the fleet's default) when the shield resolves conflicts."""
 HELD_OUT = 1_000_000
 """Map seeds from here on are kept for validation; training draws smaller ones."""
 
 
 def draw_scenario(rng: np.random.Generator) -> tuple[str, np.ndarray, int, bool]:
-    """(family, free cells, agents, lifelong) of one training episode."""
+    """(family, free cells, agents, lifelong) of one training episode, at most 256 agents.
+
+    One episode in ten is large, on about 32 to 64 cells a side: it costs as much as several of the others.
+    """
     family = str(rng.choice(list(FAMILY_WEIGHTS), p=list(FAMILY_WEIGHTS.values())))
-    options = {}
-    if family == "random" and rng.random() < 0.4:  # other sizes than the benchmark family's
+    large = rng.random() < 0.1
+    options: dict[str, int] = {}
+    if large and family == "warehouse":
+        options = {"scale": 2}
+    elif large:
+        low = int(rng.integers(32, 61))
+        options = {"low": low, "high": low + 4}
+    elif family == "random" and rng.random() < 0.4:  # other sizes than the benchmark family's
         low = int(rng.integers(9, 33))
         options = {"low": low, "high": low + 4}
     free = maps.generate(family, int(rng.integers(HELD_OUT)), **options)
     space = int(free.sum())
-    densest = 0.45 if family == "random" else 0.3
-    agents = int(np.clip(rng.uniform(0.01, densest) * space, 4, 128))
-    return family, free, min(agents, space // 2), bool(rng.random() < 0.8)
+    densest = 0.4 if family == "random" else 0.3
+    if large:
+        agents = int(min(2 ** rng.uniform(6, 8.01), 256, densest * space))
+    else:
+        agents = int(np.clip(rng.uniform(0.01, densest) * space, 4, 96))
+    return family, free, min(agents, space // 2), bool(rng.random() < 0.7)
 
 
 def window_of(family: str) -> int:
-    """Planning window of the expert: longer where corridors are long."""
-    return 12 if family == "random" else 20
+    """Planning window of the expert in steps: longer where corridors are long.
+
+    Measured at 64 agents, 32 random maps (16 mazes): 12 steps 4.29 goals per step, 14 4.34, 16 4.33 (20 3.45, 28 3.58).
+    """
+    return {"random": 14, "maze": 28}.get(family, 20)
 
 
 class Rollout:
@@ -62,7 +80,7 @@ class Rollout:
             if expert == "lns"
             else Pibt(self.env.moves, agents, self.seed)
         )
-        self.temperature = float(rng.choice([0.5, 1.0]))
+        self.temperature = float(rng.choice([SHARP, 0.5, 1.0] if driver == "shielded" else [0.5, 1.0]))
         self.waited = rng.random(agents)
         self.starts = self.env.cells.copy()
         self.events = [(0, i, *self.env.goals[i]) for i in range(agents)]
@@ -85,10 +103,10 @@ class Rollout:
         env, label = self.env, self.label()
         action = label
         if self.driver != "expert":
-            proposed = sample(logits, self.temperature, self.rng)
-            action = proposed
+            action = choose_from_logits(logits[:, :5], self.temperature, self.rng)
             if self.driver == "shielded":
-                action = resolve(env.cells, rank_moves(logits, proposed, mask), self.waited, env.moves)
+                seed = int(self.rng.integers(2**32))
+                action = shielded(logits, action, mask, env.cells, self.waited, env.moves, seed)
         before = env.goals
         done = env.step(action)
         self.waited = np.where(env.arrived, self.rng.random(len(done)), self.waited + 1)
@@ -116,27 +134,21 @@ class Rollout:
         )
 
 
-def sample(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> np.ndarray:
-    """int8[n] moves drawn from softmax(logits / temperature), logits float[n, 20] with masked ones at -1e9."""
-    noise = rng.gumbel(size=(len(logits), 5))
-    return np.argmax(logits[:, :5].astype(np.float64) / temperature + noise, axis=1).astype(np.int8)
-
-
-def collect_shard(path: Path, seed: int, episodes: int, steps: int, expert: str, forward=None) -> int:
-    """Roll out ``episodes`` episodes side by side and write them as one shard; labelled agent steps.
+def roll_out(seed: int, episodes: int, steps: int, expert: str, forward=None) -> list[Episode]:
+    """``episodes`` finished episodes, rolled out side by side.
 
     Args:
-        path: Shard to write.
-        seed: Seed of everything in it.
+        seed: Seed of everything in them.
         episodes: Number of episodes.
         steps: Step limit of an episode.
         expert: ``lns`` or ``pibt``.
         forward: Student, a function (values, valid, mask) -> logits [n, 20]; None for expert episodes.
     """
     rng = np.random.default_rng(seed)
-    drivers = (
-        ["expert"] * episodes if forward is None else list(rng.choice(["student", "shielded"], episodes))
-    )
+    if forward is None:
+        drivers = ["expert"] * episodes
+    else:  # mostly as on robots
+        drivers = list(rng.choice(["student", "shielded"], episodes, p=[1 / 3, 2 / 3]))
     running = [Rollout(np.random.default_rng([seed, k]), drivers[k], expert, steps) for k in range(episodes)]
     finished = []
     while running:
@@ -152,7 +164,12 @@ def collect_shard(path: Path, seed: int, episodes: int, steps: int, expert: str,
         for k, rollout in enumerate(running):
             (finished if rollout.advance(logits_of[k], masks[k]) else still).append(rollout)
         running = still
-    done = [rollout.episode() for rollout in finished]
+    return [rollout.episode() for rollout in finished]
+
+
+def collect_shard(path: Path, seed: int, episodes: int, steps: int, expert: str, forward=None) -> int:
+    """Write the episodes of :func:`roll_out` as the shard ``path``; labelled agent steps."""
+    done = roll_out(seed, episodes, steps, expert, forward)
     write_shard(path, done)
     return sum(episode.actions.size for episode in done)
 
@@ -174,33 +191,61 @@ class Args:
     seed: int = 0
     """Seed of maps, starts, goals and search."""
     workers: int = max(1, (os.cpu_count() or 2) - 1)
-    """Processes to use."""
+    """Processes to use; with Ray, shards at work at the same time, each on one CPU of the cluster."""
+    backend: str = "processes"
+    """processes (of this machine) or ray (needs the extra 'ray'; see docs/training.md)."""
+    ray_address: str | None = None
+    """Ray cluster to use, e.g. auto or ray://head:10001; if not given, Ray is started on this machine."""
 
 
-def _job(job: tuple) -> int:
-    return collect_shard(*job)
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One shard to collect, wherever that happens."""
+
+    name: str
+    seed: int
+    episodes: int
+    steps: int
+    expert: str
+
+
+def work(job: Job) -> tuple[bytes, int]:
+    """The shard's bytes and its labelled agent steps; the caller writes, since a cluster shares no folder."""
+    done = roll_out(job.seed, job.episodes, job.steps, job.expert)
+    return encode_shard(done), sum(episode.actions.size for episode in done)
 
 
 def main(args: Args) -> int:
-    """Collect what is missing; prints the number of labelled agent steps."""
+    """Collect what is missing; prints the number of labelled agent steps. 1 if a shard failed."""
     if args.expert not in ("lns", "pibt"):
-        raise SystemExit(f"--expert {args.expert}: choose lns or pibt")
+        raise ValueError(f"--expert {args.expert}: choose lns or pibt")
+    for name in ("shards", "episodes", "steps"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} {getattr(args, name)}: at least 1 is needed")
+    pool.check(args.backend, args.workers)
     present = {path.name for path in shards(args.out)}
     names = [f"{args.expert}-{args.seed}-{k:05d}.parquet" for k in range(args.shards)]
     jobs = [
-        (args.out / name, args.seed * 100_003 + k, args.episodes, args.steps, args.expert)
+        Job(name, args.seed * 100_003 + k, args.episodes, args.steps, args.expert)
         for k, name in enumerate(names)
         if name not in present
     ]
-    started, total = time.time(), 0
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(args.workers) as pool, tqdm(total=len(jobs), unit="shard") as bar:
-        for count in pool.imap_unordered(_job, jobs):
-            total += count
+    args.out.mkdir(parents=True, exist_ok=True)
+    started, total, failed = time.time(), 0, 0
+    with tqdm(total=len(jobs), unit="shard") as bar:
+        for job, result in pool.run(work, jobs, args.workers, args.backend, args.ray_address):
             bar.update()
+            if isinstance(result, Exception):
+                failed += 1
+                bar.write(f"{job.name} (seed {job.seed}) failed: {result!r}", file=sys.stderr)
+                continue
+            write_shard(args.out / job.name, result[0])
+            total += result[1]
             bar.set_postfix_str(f"{total / (time.time() - started):,.0f} labels/s")
     size = sum(path.stat().st_size for path in shards(args.out))
     print(
         f"{args.out}: {len(shards(args.out))} shards, {size / 1e6:.1f} MB, {total:,} new labelled agent steps"
     )
-    return 0
+    if failed:
+        print(f"{failed} shards failed, see above; the same command tries them again", file=sys.stderr)
+    return 1 if failed else 0

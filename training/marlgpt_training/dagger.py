@@ -6,6 +6,7 @@ DAgger (Ross et al. 2011, arXiv 1011.0686). Runs as a process of its own; the tr
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -17,11 +18,20 @@ from marlgpt_training.store import shards
 
 
 def run(
-    store: Path, student: Path, seed: int, worker: int, episodes: int, steps: int, expert: str, keep: int
+    store: Path,
+    student: Path,
+    seed: int,
+    worker: int,
+    episodes: int,
+    steps: int,
+    expert: str,
+    keep: int,
+    device: str = "cpu",
 ) -> None:
     """Collect shards until the parent dies; the oldest are dropped beyond ``keep`` shards per worker."""
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer ends its workers itself
     torch.set_num_threads(1)
     os.nice(5)
     prefix = f"dagger-{worker}-"
@@ -35,7 +45,7 @@ def run(
         model, _ = load_checkpoint(student, POGEMA_LAYOUT)
         path = store / f"{prefix}{count:06d}.parquet"
         collect_shard(
-            path, hash((seed, worker, count)) % 2**31, episodes, steps, expert, torch_forward(model)
+            path, hash((seed, worker, count)) % 2**31, episodes, steps, expert, torch_forward(model, device)
         )
         count += 1
         mine = [p for p in shards(store) if p.name.startswith(prefix)]

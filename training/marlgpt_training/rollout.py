@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from marlgpt_policy.encoders import pogema
-from marlgpt_policy.shield import rank_moves, resolve
+from marlgpt_policy.policy import choose_from_logits
+from marlgpt_policy.shield import shielded
 
 from marlgpt_training import maps
-from marlgpt_training.collect import HELD_OUT, sample
+from marlgpt_training.collect import HELD_OUT
 from marlgpt_training.experts.pibt import Pibt
 from marlgpt_training.grid_env import GridEnv
 
@@ -34,13 +35,13 @@ def throughput(
             continue
         observed = [pogema.encode(e.fields, e.cells, e.goals, e.history, e.moves) for e in environments]
         logits = forward(*(np.concatenate(parts) for parts in zip(*observed, strict=True)))
-        proposed = sample(logits, temperature, rng)
+        proposed = choose_from_logits(logits[:, :5], temperature, rng)
         for k, env in enumerate(environments):
             own = slice(k * agents, (k + 1) * agents)
             action = proposed[own]
             if shield:
-                ranking = rank_moves(logits[own], action, observed[k][2])
-                action = resolve(env.cells, ranking, waited[k], env.moves)
+                seed = int(rng.integers(2**32))
+                action = shielded(logits[own], action, observed[k][2], env.cells, waited[k], env.moves, seed)
             env.step(action)
             waited[k] = np.where(env.arrived, rng.random(agents), waited[k] + 1)
     return float(np.mean([env.reached.sum() / steps for env in environments]))
