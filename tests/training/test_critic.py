@@ -16,15 +16,6 @@ def test_returns_are_discounted_sums():
     assert np.allclose(found[:, 1], [1 + 0.125, 0.25, 0.5, 1])
 
 
-def test_two_hot_averages_to_the_value_and_clips():
-    bins = torch.linspace(0, 2, 20)
-    values = torch.tensor([0.0, 0.37, 1.999, 2.0, 5.0, -1.0])
-    weights = critic.two_hot(values, bins)
-    assert torch.allclose(weights.sum(1), torch.ones(6))
-    assert ((weights > 0).sum(1) <= 2).all()
-    assert torch.allclose((weights * bins).sum(1), values.clamp(0, 2), atol=1e-6)
-
-
 def test_training_moves_only_the_critic(tmp_path):
     torch.manual_seed(0)
     for k in range(2):

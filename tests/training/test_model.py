@@ -43,7 +43,8 @@ def inputs(n=5, seed=0):
 @pytest.fixture(scope="module")
 def real(shard):
     """Real observations: values, valid, mask."""
-    packed, _, masks = next(SampleStream(shard.parent, 0, buffer=200).batches(40))
+    samples = SampleStream(shard.parent, 0).next(40)
+    packed, masks = samples.packed, samples.masks
     values, valid = (torch.from_numpy(a) for a in expand(packed))
     mask = torch.zeros(len(values), 20, dtype=torch.bool)
     mask[:, :5] = torch.from_numpy(masks)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,69 +17,167 @@ from safetensors.torch import save_file
 
 from marlgpt_training.model import MarlGpt, ModelConfig
 
+_KEYS = ("config", "layout", "layout_hash", "facts")
+_AGAIN = "restore a copy or write it again with 'marlgpt train'"
+
 
 class CheckpointError(ValueError):
-    """A checkpoint is torn, foreign or does not fit the model."""
+    """A checkpoint is torn, foreign or does not fit the model; the message names the file and the fix."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Have ``write(temporary)`` make a file and put it in place of ``path``, whole and on the disk, or not at all.
+
+    The data reaches the disk before the name does, so that a power cut leaves the old file or the new one, never an
+    empty one.
+
+    Raises:
+        OSError: Naming ``path`` and the reason (a full disk, no permission...); the old file is as it was.
+    """
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except (OSError, SafetensorError) as error:  # safetensors wraps the system's error in its own
+        number = getattr(error, "errno", None) or _errno(str(error))
+        reason = getattr(error, "strerror", None) or str(error)
+        kept = "the old file is as it was" if path.exists() else "nothing was written"
+        raise OSError(number, f"cannot be written: {reason}; {kept}", str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _errno(message: str) -> int:
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+        if f"os error {number})" in message:
+            return number
+    return errno.EIO
 
 
 def save_checkpoint(path: str | Path, model: MarlGpt, layout: TokenLayout, facts: dict) -> None:
-    """Write weights, configuration and ``facts`` (steps, samples, metrics...) so that a crash leaves the old file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    """Write weights, configuration and ``facts`` (steps, samples, metrics...) so that a crash leaves the old file.
+
+    Raises:
+        OSError: Naming the file and the reason; the old checkpoint is as it was.
+    """
     metadata = {
         "config": json.dumps(model.config.to_dict()),
         "layout": layout.name,
         "layout_hash": layout.hash,
         "facts": json.dumps(facts),
     }
-    try:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, temporary, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(Path(path), lambda temporary: save_file(weights, temporary, metadata))
 
 
 def load_checkpoint(path: str | Path, layout: TokenLayout) -> tuple[MarlGpt, dict]:
     """The model and the facts saved with it.
 
     Raises:
-        CheckpointError: Naming the file and what is wrong with it.
+        CheckpointError: Naming the file, what is wrong with it and what to do.
         LayoutError: The checkpoint was trained on another token layout.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint: there is no such file; give one made by 'marlgpt train'"
+        ) from error
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
-    if "config" not in metadata:
-        raise CheckpointError(f"{path}: not a MARL-GPT checkpoint (no 'config' in its metadata)")
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({error}); torn or of another format: {_AGAIN}"
+        ) from error
+    missing = [key for key in _KEYS if key not in metadata]
+    if missing:
+        raise CheckpointError(
+            f"{path}: not a MARL-GPT checkpoint (no '{missing[0]}' in its metadata); give a file made by "
+            "'marlgpt train', or convert the published one with 'marlgpt import-checkpoint'"
+        )
     if metadata["layout_hash"] != layout.hash:
         raise LayoutError(
             f"{path}: trained on layout {metadata['layout']} ({metadata['layout_hash']}), "
-            f"this code encodes {layout.name} ({layout.hash})"
+            f"this code encodes {layout.name} ({layout.hash}); train on this layout, or use the version of this "
+            "project that made the checkpoint"
         )
-    config = json.loads(metadata["config"])
-    config["value_range"] = tuple(config["value_range"])
-    model = MarlGpt(ModelConfig(**config), layout)
+    config, facts = _config(path, metadata["config"]), _object(path, "facts", metadata["facts"])
+    try:
+        model = MarlGpt(config, layout)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"{path}: its configuration makes no model ({error}); {_AGAIN}") from error
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: weights do not fit its configuration: {error}") from error
-    return model, json.loads(metadata["facts"])
+        raise CheckpointError(f"{path}: weights do not fit its configuration: {error}; {_AGAIN}") from error
+    broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(
+            f"{path}: '{broken[0]}' ({len(broken)} of {len(weights)} tensors) holds NaN or infinity: the training "
+            "diverged; use an earlier checkpoint"
+        )
+    return model, facts
 
 
-def torch_forward(model: MarlGpt):
+def _object(path: str | Path, key: str, text: str) -> dict:
+    """The JSON object under ``key`` of the metadata; ``CheckpointError`` for anything else."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: '{key}' in its metadata is corrupted ({error}); {_AGAIN}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: '{key}' in its metadata is not an object but {text[:40]!r}; {_AGAIN}")
+    return found
+
+
+def _config(path: str | Path, text: str) -> ModelConfig:
+    """The configuration in the metadata, names and types checked; ``CheckpointError`` otherwise."""
+    found = _object(path, "config", text)
+    known = [field.name for field in dataclasses.fields(ModelConfig)]
+    unknown = sorted(found.keys() - set(known))
+    if unknown:
+        raise CheckpointError(
+            f"{path}: unknown in its configuration: {', '.join(unknown)}; this version knows {', '.join(known)}: "
+            "use the version of this project that made the checkpoint"
+        )
+    kinds = {"reading": "a text", "value_range": "two increasing numbers"}
+    for name, value in found.items():
+        if name == "reading":
+            good = isinstance(value, str)
+        elif name == "value_range":
+            good = isinstance(value, list) and len(value) == 2 and all(map(_number, value))
+            good = good and value[0] < value[1]
+        else:
+            good = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if not good:
+            kind = kinds.get(name, "a whole number above 0")
+            raise CheckpointError(f"{path}: '{name}' in its configuration is {value!r}, not {kind}; {_AGAIN}")
+    if "value_range" in found:
+        found["value_range"] = tuple(found["value_range"])
+    return ModelConfig(**found)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def torch_forward(model: MarlGpt, device: str = "cpu"):
     """The model as a NumPy function (values, valid, mask) -> logits float32[n, 20]."""
-    model.eval()
+    model.to(device).eval()
 
     def forward(values, valid, mask):
         with torch.inference_mode():
-            tensors = (torch.from_numpy(a) for a in (values, valid, mask))
-            values, valid, mask = tensors
+            values, valid, mask = (torch.from_numpy(a).to(device) for a in (values, valid, mask))
             x, bias = model.trunk_forward(values, valid)
-            return model.actor(x, bias, mask).numpy()
+            return model.actor(x, bias, mask).cpu().numpy()
 
     return forward

@@ -10,9 +10,11 @@ COMMANDS = {
     "demo": ("marlgpt_sim.demo", "drive a simulated fleet over ROS 2 and write summary, report and bag"),
     "collect": ("marlgpt_training.collect", "collect labelled expert episodes into a trajectory store"),
     "train": ("marlgpt_training.train", "train a policy on a store, with data aggregation beside it"),
+    "curve": ("marlgpt_training.curve", "draw the learning curve of training runs"),
     "critic": ("marlgpt_training.critic", "train the critic of a finished policy on returns"),
     "evaluate": ("marlgpt_training.evaluate", "evaluate policies in the real pogema package"),
     "export": ("marlgpt_training.export", "export a checkpoint to ONNX and check parity with PyTorch"),
+    "import-checkpoint": ("marlgpt_training.published", "convert the published MARL-GPT checkpoint"),
     "model-card": ("marlgpt_training.model_card", "write the model card of a policy from its evaluations"),
     "map": (
         "marlgpt_sim.map_command",

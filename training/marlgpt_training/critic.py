@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from marlgpt_policy.layout import POGEMA_LAYOUT
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint
-from marlgpt_training.data import Replay
+from marlgpt_training.losses import temporal_difference
 from marlgpt_training.model import MarlGpt
+from marlgpt_training.replay import Replay
 from marlgpt_training.store import read_shard, shards
 
 
@@ -32,8 +32,8 @@ class Args:
     """Policy whose critic is trained."""
     out: Path = Path("out/train/critic.safetensors")
     """Checkpoint to write."""
-    store: Path = Path("out/store")
-    """Trajectory store; its student-driven episodes are used where there are any."""
+    store: Path = Path("out/train/dagger")
+    """Trajectory store; the episodes that the student drove itself say most about its returns."""
     steps: int = 600
     """Optimiser steps."""
     batch: int = 512
@@ -60,23 +60,13 @@ def returns(rewards: np.ndarray, gamma: float) -> np.ndarray:
     return found
 
 
-def two_hot(values: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
-    """float[b, bins] weights of the two bins next to each value, which they average to; clipped to the range."""
-    position = (values.clamp(bins[0], bins[-1]) - bins[0]) / (bins[1] - bins[0])
-    low = position.floor().clamp(max=len(bins) - 2).long()
-    share = (position - low).unsqueeze(1)
-    weights = torch.zeros(len(values), len(bins), dtype=share.dtype)
-    return weights.scatter(1, low.unsqueeze(1), 1 - share).scatter(1, low.unsqueeze(1) + 1, share)
-
-
 def split(store: Path) -> tuple[list[Path], list[Path]]:
-    """Shards to train on and every tenth one held out; student-driven ones where there are any.
+    """Shards to train on and every tenth one held out.
 
     Raises:
         ValueError: Fewer than two shards.
     """
     paths = shards(store)
-    paths = [path for path in paths if path.name.startswith("dagger")] or paths
     if len(paths) < 2:
         raise ValueError(f"{store}: {len(paths)} shards, at least 2 are needed; run marlgpt collect first")
     return [path for k, path in enumerate(paths) if k % 10], paths[::10]
@@ -113,8 +103,7 @@ def critic_loss(model: MarlGpt, values, valid, actions, targets) -> torch.Tensor
     """Mean cross entropy between the two-hot returns and the value bins of the executed moves."""
     with torch.no_grad():
         x, bias = model.trunk_forward(values, valid)
-    logits = model.critic(x, bias)[torch.arange(len(actions)), actions]
-    return -(two_hot(targets, model.bin_values) * F.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
+    return temporal_difference(model.critic(x, bias), actions, targets, model.bin_values, "two-hot").mean()
 
 
 def explained_variance(model: MarlGpt, batches: list[tuple]) -> float:

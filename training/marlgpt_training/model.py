@@ -191,7 +191,7 @@ class MarlGpt(nn.Module):
     def trunk_forward(self, values: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens after the shared blocks and the attention bias; inputs float[b, L], bool[b, L]."""
         x, keys = self.embedding(values, valid)
-        if self.training:  # tokens that are padding in the whole batch cost nothing
+        if self.training and not torch.compiler.is_compiling():  # padding in the whole batch costs nothing
             used = keys.any(dim=0)
             x, keys = x[:, used], keys[:, used]
         bias = torch.zeros(keys.shape, dtype=x.dtype, device=x.device).masked_fill(~keys, MASKED)[

@@ -1,66 +1,95 @@
-"""Train a policy by behaviour cloning with data aggregation (DAgger); resumable, checkpoints chosen by rollout."""
+"""Train a policy offline: behaviour cloning with data aggregation, and the terms of an offline actor-critic.
+
+Runs alone or under torchrun; resumes exactly from its last saved state; chooses checkpoints by rollout throughput.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import math
 import multiprocessing
-import os
+import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import field
 from pathlib import Path
 
 import numpy as np
 import torch
 from marlgpt_policy.layout import POGEMA_LAYOUT
-from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from marlgpt_training import dagger
-from marlgpt_training.checkpoint import save_checkpoint, torch_forward
-from marlgpt_training.data import SampleStream, expand
+from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint, torch_forward
+from marlgpt_training.collect import SHARP
+from marlgpt_training.data import Drawing, Samples, SampleStream, Source, parse_mixture
+from marlgpt_training.distributed import World, join
+from marlgpt_training.losses import LossConfig, Objective
 from marlgpt_training.model import MarlGpt, preset
+from marlgpt_training.progress import RunLog
 from marlgpt_training.rollout import throughput
+from marlgpt_training.run_state import check_config, load_state, save_state
 
-SHARP = 0.2
-"""Sampling temperature of shielded rollouts, as on robots: the shield does best with the plain ranking."""
+LOG_EVERY = 100
 
 
 @dataclasses.dataclass
 class Args:
-    """Train a policy on a trajectory store."""
+    """Train a policy on trajectory stores."""
 
     out: Path = Path("out/train")
-    """Folder of the run: checkpoints student (newest average) and best, state.pt to resume from, log.jsonl."""
-    store: Path = Path("out/store")
-    """Trajectory store made by marlgpt collect; DAgger shards are added to it."""
+    """Folder of the run: checkpoints student (newest average) and best, state.pt to resume from, log.jsonl,
+    TensorBoard files, and the store of the student's own episodes (dagger)."""
+    store: list[str] = field(default_factory=lambda: ["out/store"])
+    """Trajectory stores with their weights in the mixture: FOLDER or FOLDER=WEIGHT."""
+    init: Path | None = None
+    """Checkpoint whose weights a new run starts from; its preset and reading replace those below."""
     preset: str = "tiny"
     """Model size: tiny, small or paper."""
     reading: str = "entity"
     """Token reading: entity or scalar."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Weights and constants of the loss terms."""
+    highest: float = 2.0
+    """Return of the critic's highest value bin; the lowest is 0."""
     batch: int = 512
-    """Samples in a batch."""
+    """Samples in a batch, over all processes."""
+    parts: int = 0
+    """Independent streams that a batch is put together from, divided among the processes; 0: one per process.
+    With equal parts, one process and several train the same model."""
     chunks: int = 4
-    """Parts of a batch, sorted by number of tokens, so that little padding is computed."""
+    """Pieces in which a process computes its samples, sorted by number of tokens so that little padding is
+    computed; gradients accumulate over them, so more chunks need less memory."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW, cosine decay to a tenth at the end."""
     weight_decay: float = 0.05
     """Weight decay of AdamW."""
+    average: float = 0.999
+    """Decay of the moving average of the weights, which is evaluated, exported and the critic's target network."""
     steps: int = 20_000
     """Optimiser steps of the whole schedule."""
     warmup: int = 300
     """Steps of linear warm-up."""
     dagger_workers: int = 1
-    """Processes that roll out the student and label with the expert; 0 for plain behaviour cloning."""
+    """Processes that roll out the student and label with the expert; 0 for stores alone."""
     dagger_episodes: int = 16
     """Episodes in a DAgger shard."""
     dagger_keep: int = 150
     """DAgger shards kept per worker; older ones are deleted."""
     dagger_share: float = 0.6
     """Share of the samples that come from DAgger shards once there are any."""
+    dagger_device: str = "cpu"
+    """Where the student's rollouts run: cpu or cuda."""
     expert: str = "lns"
     """Expert that labels DAgger states: lns or pibt."""
+    loaders: int = 0
+    """Processes that prepare samples; 0 prepares them in the trainer (best where every core trains)."""
     evaluate_every: int = 1000
-    """Steps between validation rollouts."""
+    """Steps between validation rollouts; 0 for none, then no best checkpoint is chosen."""
+    save_every: int = 500
+    """Steps between saved states; a killed run repeats at most so many."""
     minutes: float = 1e9
     """Stop (resumable) after this many minutes."""
     threads: int = 1
@@ -69,6 +98,10 @@ class Args:
     """Seed of weights, batches and rollouts."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """cuda or cpu."""
+    precision: str = "bf16" if torch.cuda.is_available() else "fp32"
+    """fp32, or bf16 (autocast), which is faster on GPUs and on CPUs with AMX only."""
+    compile: bool = False
+    """Compile the model with torch.compile; worth it on GPUs and for the scalar reading."""
 
 
 def learning_rate(args: Args, step: int) -> float:
@@ -79,36 +112,9 @@ def learning_rate(args: Args, step: int) -> float:
     return args.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
 
-def behaviour_cloning(
-    model: MarlGpt, packed: np.ndarray, labels: np.ndarray, masks: np.ndarray, device: str
-) -> tuple[torch.Tensor, float]:
-    """Cross entropy between policy and expert moves (mean over the samples), and the accuracy."""
-    values, valid = expand(packed)
-    mask = np.zeros((len(masks), 20), dtype=bool)
-    mask[:, :5] = masks
-    x, bias = model.trunk_forward(torch.from_numpy(values).to(device), torch.from_numpy(valid).to(device))
-    logits = model.actor(x, bias, torch.from_numpy(mask).to(device))
-    target = torch.from_numpy(labels).to(device)
-    return F.cross_entropy(logits, target), float((logits.detach().argmax(1) == target).float().mean())
-
-
-class Average:
-    """Exponential moving average of the weights, which rolls out better than the last step's."""
-
-    def __init__(self, model: MarlGpt, decay: float = 0.999) -> None:
-        self.decay = decay
-        self.weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
-
-    def update(self, model: MarlGpt, step: int) -> None:
-        """Blend in the current weights."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            self.weights[name].lerp_(value, 1 - decay)
-
-
-def validate(model: MarlGpt) -> dict:
+def validate(model: MarlGpt) -> dict[str, float]:
     """Rollout throughput on held-out random maps and mazes with shield, and unshielded on random maps."""
-    forward = torch_forward(model.to("cpu"))
+    forward = torch_forward(model)
     result = {
         "random32_shield": throughput(forward, "random", 32, 6, 128, True, SHARP),
         "random64_shield": throughput(forward, "random", 64, 6, 128, True, SHARP),
@@ -119,128 +125,292 @@ def validate(model: MarlGpt) -> dict:
     return result
 
 
-def main(args: Args) -> int:
-    """Train until the schedule or the time is over."""
-    if args.expert not in ("lns", "pibt"):
-        raise ValueError(f"--expert {args.expert}: choose lns or pibt")
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
-    state_path, student = args.out / "state.pt", args.out / "student.safetensors"
-    model = MarlGpt(preset(args.preset, args.reading), POGEMA_LAYOUT).to(args.device)
-    decay = [p for p in model.parameters() if p.dim() >= 2]
-    plain = [p for p in model.parameters() if p.dim() < 2]
-    optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=args.learning_rate,
-        betas=(0.9, 0.98),
-    )
-    average = Average(model)
-    step, samples, best = 0, 0, -1.0
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True, map_location=args.device)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        average.weights = state["average"]
-        step, samples, best = state["step"], state["samples"], state["best"]
-        print(f"resumed at step {step:,} ({samples:,} samples, best score {best:.3f})")
-    averaged = MarlGpt(model.config, POGEMA_LAYOUT)
+def check(args: Args, world: World) -> Args:
+    """``args`` with ``parts`` filled in.
 
-    def publish() -> None:
-        averaged.load_state_dict({k: v.cpu() for k, v in average.weights.items()})
-        save_checkpoint(student, averaged, POGEMA_LAYOUT, {"step": step, "samples": samples})
+    Raises:
+        ValueError: Naming the option that cannot be.
+    """
+    choices = {"expert": ("lns", "pibt"), "precision": ("fp32", "bf16")}
+    for name, allowed in choices.items():
+        if getattr(args, name) not in allowed:
+            raise ValueError(f"--{name} {getattr(args, name)}: choose {' or '.join(allowed)}")
+    args = dataclasses.replace(args, parts=args.parts or world.size)
+    if args.parts % world.size or args.batch % args.parts:
+        raise ValueError(
+            f"--parts {args.parts} must be a multiple of the {world.size} processes, and --batch {args.batch} one of "
+            "--parts"
+        )
+    if not 0 <= args.dagger_share <= 1:
+        raise ValueError(f"--dagger-share {args.dagger_share}: choose a share between 0 and 1")
+    return args
 
-    def save_state() -> None:
-        state = {
-            "model": model.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "average": average.weights,
-            "step": step,
-            "samples": samples,
-            "best": best,
-        }
-        temporary = state_path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, state_path)
 
-    publish()
+class Trainer:
+    """One training run: model, its average, optimiser and sample streams."""
+
+    def __init__(self, args: Args, world: World) -> None:
+        """Build everything anew, or from the state of an earlier run in ``args.out``."""
+        self.args, self.world, self.device = args, world, world.device
+        torch.manual_seed(args.seed)
+        self.state_path = args.out / "state.pt"
+        state = load_state(self.state_path, self.device) if self.state_path.exists() else None
+        if args.init:
+            self.model = load_checkpoint(args.init, POGEMA_LAYOUT)[0]
+        else:
+            config = preset(args.preset, args.reading)
+            config.value_range = (0.0, args.highest)
+            self.model = MarlGpt(config, POGEMA_LAYOUT)
+        self.model.to(self.device).train()
+        self.step, self.samples, self.best = 0, 0, -1.0
+        self.sums: dict[str, torch.Tensor] = {}  # of the loss terms since the last log entry
+        self.summed = 0
+        if state:
+            check_config(self.state_path, state["config"], self.model.config.to_dict())
+            self.model.load_state_dict(state["model"])
+        self.average = AveragedModel(self.model, multi_avg_fn=self._blend, use_buffers=False)
+        objective = Objective(self.model, args.loss, self.average.module)
+        self.optimiser = self._optimiser()
+        if args.compile:
+            objective.compile(dynamic=True)
+        self.objective = DistributedDataParallel(objective) if world.size > 1 else objective
+        self.shown = MarlGpt(self.model.config, POGEMA_LAYOUT)  # a CPU copy of the average
+        self.executor = (
+            ProcessPoolExecutor(args.loaders, multiprocessing.get_context("spawn")) if args.loaders else None
+        )
+        self.streams = self._streams()
+        if state:
+            self._restore(state)
+
+    def _blend(self, averaged: list[torch.Tensor], current: list[torch.Tensor], _: int) -> None:
+        decay = min(self.args.average, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def _optimiser(self) -> torch.optim.AdamW:
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self.args.weight_decay},
+            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.args.learning_rate, betas=(0.9, 0.98))
+
+    def _streams(self) -> list[SampleStream]:
+        """This process's share of the batch's streams."""
+        args, loss = self.args, self.args.loss
+        sources = parse_mixture(args.store)
+        total = sum(source.weight for source in sources)
+        rest = max(1 - args.dagger_share, 1e-9)  # the stores are all there is until the first DAgger shard
+        sources = [Source(s.folder, s.weight / total * rest) for s in sources if s.weight > 0]
+        sources.append(Source(args.out / "dagger", args.dagger_share, fresh=True))
+        drawing = Drawing(transitions=loss.uses_critic, gamma=loss.gamma, td_steps=loss.td_steps)
+        return [
+            SampleStream(sources, args.seed, part, drawing, self.executor, ahead=max(1, args.loaders))
+            for part in range(args.parts)
+            if part % self.world.size == self.world.rank
+        ]
+
+    def _restore(self, state: dict) -> None:
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.samples, self.best = state["step"], state["samples"], state["best"]
+        self.summed = state["summed"]
+        share = 1.0 if self.world.leads else 0.0
+        self.sums = {name: value.to(self.device) * share for name, value in state["sums"].items()}
+        if len(state["streams"]) == self.args.parts:
+            for k, stream in enumerate(self.streams):
+                stream.restore(state["streams"][self.world.rank + k * self.world.size])
+        elif self.world.leads:
+            print(f"--parts was {len(state['streams'])}; the batches to come are other ones")
+        if self.world.leads:
+            print(f"resumed at step {self.step:,} ({self.samples:,} samples, best score {self.best:.3f})")
+
+    def save(self) -> None:
+        """Write state.pt; all processes must call it."""
+        own = [stream.state() for stream in self.streams]
+        streams = [own]
+        sums = {name: self.world.sum(value.clone()) for name, value in self.sums.items()}
+        if self.world.size > 1:
+            streams = [None] * self.world.size
+            torch.distributed.all_gather_object(streams, own)
+        if self.world.leads:
+            interleaved = [streams[p % self.world.size][p // self.world.size] for p in range(self.args.parts)]
+            state = {
+                "config": self.model.config.to_dict(),
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "step": self.step,
+                "samples": self.samples,
+                "best": self.best,
+                "sums": sums,
+                "summed": self.summed,
+                "streams": interleaved,
+            }
+            save_state(self.state_path, state)
+
+    def batch(self) -> Samples:
+        """This process's samples of the next batch, those with few tokens first."""
+        size = self.args.batch // self.args.parts
+        samples = Samples.concatenate([stream.next(size) for stream in self.streams])
+        return samples.take(np.argsort((samples.packed != -128).sum(axis=1), kind="stable"))
+
+    def update(self, samples: Samples) -> None:
+        """One optimiser step on this process's samples.
+
+        Raises:
+            FloatingPointError: The gradient is not finite in any process; the batch is kept for inspection.
+        """
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.args, self.step)
+        pieces = np.array_split(np.arange(len(samples)), min(self.args.chunks, len(samples)))
+        scale = self.world.size / self.args.batch  # DistributedDataParallel averages over the processes
+        for k, piece in enumerate(pieces):
+            last = k == len(pieces) - 1
+            waits = contextlib.nullcontext() if last or self.world.size == 1 else self.objective.no_sync()
+            kind = self.device.split(":")[0]
+            mixed = torch.autocast(kind, torch.bfloat16, enabled=self.args.precision == "bf16")
+            with waits:
+                with mixed:
+                    total, sums = self.objective(samples.take(piece).tensors(self.device))
+                (total * scale).backward()
+            for name, value in sums.items():
+                self.sums[name] = self.sums.get(name, 0) + value.double()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if not torch.isfinite(norm):  # stop before the weights, their average and the state are spoilt
+            path = self.args.out / f"bad_batch_{self.world.rank}.npz"
+            np.savez(path, **samples.arrays())
+            raise FloatingPointError(
+                f"the gradient is {float(norm)} at step {self.step + 1}; the batch is in {path}, the last good state "
+                f"in {self.state_path}. Lower --learning-rate, or look at the batch"
+            )
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.average.update_parameters(self.model)
+        self.step += 1
+        self.samples += self.args.batch
+        self.summed += 1
+
+    def means(self) -> dict[str, float]:
+        """Means per sample since the last call, over all processes: loss, its terms, and accuracy."""
+        names = list(self.sums)
+        totals = self.world.sum(torch.stack([self.sums[name] for name in names])).tolist()
+        found = dict(zip(names, totals, strict=True))
+        hits, labelled = found.pop("hits"), found.pop("labelled")
+        found = {name: value / (self.summed * self.args.batch) for name, value in found.items()}
+        loss = sum(getattr(self.args.loss, name) * value for name, value in found.items())
+        self.sums, self.summed = {}, 0
+        return {"loss": loss, **found, "accuracy": hits / max(1.0, labelled)}
+
+    def publish(self) -> None:
+        """Save the newest average, which DAgger workers drive."""
+        self.shown.load_state_dict({k: v.cpu() for k, v in self.average.module.state_dict().items()})
+        facts = {"step": self.step, "samples": self.samples}
+        save_checkpoint(self.args.out / "student.safetensors", self.shown, POGEMA_LAYOUT, facts)
+
+    def evaluate(self, log: RunLog) -> None:
+        """Validate the average; keep it if it is the best so far."""
+        self.publish()
+        metrics = validate(self.shown)
+        log.write(self.step, self.samples, metrics)
+        log.bar.write("  rollout " + " ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
+        if metrics["score"] > self.best:
+            self.best = metrics["score"]
+            facts = {"step": self.step, "samples": self.samples, **metrics}
+            save_checkpoint(self.args.out / "best.safetensors", self.shown, POGEMA_LAYOUT, facts)
+
+
+def start_workers(args: Args) -> list:
+    """Start the DAgger processes."""
     context = multiprocessing.get_context("spawn")
     workers = [
         context.Process(
             target=dagger.run,
-            args=(
-                args.store, student, args.seed, k, args.dagger_episodes, 128, args.expert, args.dagger_keep,
-            ),
+            args=(args.out / "dagger", args.out / "student.safetensors", args.seed, k),
+            kwargs={
+                "episodes": args.dagger_episodes, "steps": 128, "expert": args.expert,
+                "keep": args.dagger_keep, "device": args.dagger_device,
+            },
             daemon=True,
         )
         for k in range(args.dagger_workers)
     ]  # fmt: skip
     for worker in workers:
         worker.start()
-    stream = SampleStream(args.store, args.seed * 1_000_003 + step, args.dagger_share).batches(args.batch)
-    log = open(args.out / "log.jsonl", "a", buffering=1)
-    started, last = time.time(), time.time()
-    losses, accuracies, since = [], [], 0
+    return workers
+
+
+class StopRequest:
+    """Turns SIGINT and SIGTERM into a flag, so that a run ends after a whole step with its state saved."""
+
+    def __init__(self) -> None:
+        self.flag = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._set)
+
+    def _set(self, *_) -> None:
+        self.flag = True
+
+
+def run(trainer: Trainer, log: RunLog | None, stop: StopRequest) -> None:
+    """The training loop."""
+    args, world = trainer.args, trainer.world
+    started, logged = time.time(), trainer.step
+    while trainer.step < args.steps:
+        if trainer.step % (10 if world.size > 1 else 1) == 0:  # all processes must stop at the same step
+            if world.any(stop.flag or time.time() - started > args.minutes * 60):
+                break
+        waiting = time.time()
+        samples = trainer.batch()
+        if log:
+            log.waited(time.time() - waiting)
+        trainer.update(samples)
+        if log:
+            log.bar.update()
+        if trainer.step % LOG_EVERY == 0 or trainer.step == args.steps:
+            terms = trainer.means()
+            if log:
+                new = (trainer.step - logged) * args.batch
+                log.training(trainer.step, trainer.samples, new, terms, trainer.device)
+                trainer.publish()
+            logged = trainer.step
+        over = trainer.step == args.steps
+        if args.evaluate_every and (over or trainer.step % args.evaluate_every == 0):
+            over = True
+            if log:
+                trainer.evaluate(log)
+        if over or trainer.step % args.save_every == 0:
+            world.barrier()
+            trainer.save()
+            if log:
+                log.pause()
+    trainer.save()
+
+
+def main(args: Args) -> int:
+    """Train until the schedule or the time is over."""
+    world = join(args.device)
+    args = check(args, world)
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    workers, log, trainer = [], None, None
     try:
-        while step < args.steps and time.time() - started < args.minutes * 60:
-            packed, labels, masks = next(stream)
-            order = np.argsort((packed != -128).sum(axis=1))
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(args, step)
-            model.train()
-            for part in np.array_split(order, args.chunks):
-                loss, accuracy = behaviour_cloning(
-                    model, packed[part], labels[part], masks[part], args.device
-                )
-                (loss * (len(part) / len(order))).backward()
-                losses.append(loss.detach())
-                accuracies.append(accuracy)
-            mean = float(torch.stack(losses[-args.chunks :]).mean())
-            if not math.isfinite(mean):  # stop before the weights, their average and the state are spoilt
-                np.savez(args.out / "bad_batch.npz", packed=packed, labels=labels, masks=masks)
-                raise SystemExit(
-                    f"loss is {mean} at step {step + 1}; the batch is in {args.out / 'bad_batch.npz'}"
-                )
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            average.update(model, step)
-            step, samples, since = step + 1, samples + len(labels), since + len(labels)
-            if step % 100 == 0:
-                mean = float(torch.stack(losses).mean())
-                rate = since / (time.time() - last)
-                left = (args.steps - step) * args.batch / rate / 60
-                print(
-                    f"step {step:,}/{args.steps:,} loss {mean:.4f} accuracy {np.mean(accuracies):.3f} "
-                    f"{rate:,.0f} samples/s {left:.0f} min left",
-                    flush=True,
-                )
-                entry = {
-                    "step": step,
-                    "samples": samples,
-                    "loss": mean,
-                    "accuracy": float(np.mean(accuracies)),
-                }
-                log.write(json.dumps({**entry, "rate": rate, "minutes": (time.time() - started) / 60}) + "\n")
-                losses, accuracies, since, last = [], [], 0, time.time()
-                publish()
-            if step % args.evaluate_every == 0 or step == args.steps:
-                averaged.load_state_dict({k: v.cpu() for k, v in average.weights.items()})
-                metrics = validate(averaged)
-                log.write(json.dumps({"step": step, "samples": samples, **metrics}) + "\n")
-                print("  rollout " + " ".join(f"{k} {v:.3f}" for k, v in metrics.items()), flush=True)
-                if metrics["score"] > best:
-                    best = metrics["score"]
-                    facts = {"step": step, "samples": samples, **metrics}
-                    save_checkpoint(args.out / "best.safetensors", averaged, POGEMA_LAYOUT, facts)
-                save_state()
-                last = time.time()
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here")
+        trainer = Trainer(args, world)
+        if world.leads:
+            log = RunLog(args.out, trainer.step, args.steps)
+            trainer.publish()
+            workers = start_workers(args)
+        run(trainer, log, StopRequest())
+        step, best = trainer.step, trainer.best
+        world.barrier()  # nobody leaves the group while another still needs it
     finally:
         for worker in workers:
             worker.terminate()
-        log.close()
-    save_state()
-    print(f"stopped at step {step:,}; best score {best:.3f} in {args.out / 'best.safetensors'}")
+        if log:
+            log.close()
+        # DistributedDataParallel holds the group, whose threads must end before the interpreter does.
+        trainer = None
+        world.close()
+    if world.leads:
+        chosen = f"; best score {best:.3f} in {args.out / 'best.safetensors'}" if best >= 0 else ""
+        print(f"stopped at step {step:,}; newest average in {args.out / 'student.safetensors'}{chosen}")
     return 0

@@ -1,0 +1,62 @@
+"""What a training run needs to go on exactly where it stopped: written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import torch
+
+
+class RunStateError(ValueError):
+    """A run's state file is torn, foreign or belongs to another model; the message says what to do."""
+
+
+def save_state(path: Path, state: dict) -> None:
+    """Write ``state`` (tensors and plain values) so that a crash or a full disk leaves the old file.
+
+    Raises:
+        OSError: Naming the file; the old one is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        raise OSError(
+            f"{path}: could not be saved ({error}); the previous one is intact. Free some space and run the same "
+            "command again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(path: Path, device: str) -> dict:
+    """Read a state written by :func:`save_state`.
+
+    Raises:
+        RunStateError: Naming the file and the fix.
+    """
+    try:
+        state = torch.load(path, weights_only=True, map_location=device)
+        state["step"], state["config"]
+    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        raise RunStateError(
+            f"{path}: not a readable state of a run ({type(error).__name__}: {error}); delete it and go on from the "
+            "newest average with --init student.safetensors"
+        ) from error
+    return state
+
+
+def check_config(path: Path, saved: dict, wanted: dict) -> None:
+    """``RunStateError`` if the saved model is not the wanted one; the value range may differ."""
+    for name, value in wanted.items():
+        if saved.get(name) != value and name != "value_range":
+            raise RunStateError(
+                f"{path}: holds a model with {name} {saved.get(name)}, this command asks for {value}; use the same "
+                "--preset and --reading, or another --out"
+            )
