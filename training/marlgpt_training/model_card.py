@@ -9,7 +9,7 @@ from pathlib import Path
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import OnnxPolicy
 
-from marlgpt_training.evaluate import table
+from marlgpt_training.evaluation.report import table
 
 
 @dataclasses.dataclass
@@ -57,7 +57,8 @@ def card(policy: OnnxPolicy, evaluations: list[dict], commands: list[str]) -> st
         lines += [
             f"{protocol['mode']} on {protocol['maps']} maps, {protocol['maps_per_count']} per agent count, "
             f"{protocol['seeds']} seed(s), {protocol['steps']} steps, `{protocol['collision_system']}` collisions, "
-            f"{protocol['environment']}; mean and 95 % interval over episodes. `T` is the sampling temperature.",
+            f"{protocol['environment']}; mean and 95 % interval over "
+            f"{protocol.get('interval_over', 'episodes')}. `T` is the sampling temperature.",
             "",
             table(report),
             "",
@@ -67,7 +68,7 @@ def card(policy: OnnxPolicy, evaluations: list[dict], commands: list[str]) -> st
         "",
         "## Limits",
         "",
-        "Trained on grid worlds of 60 to about 1,300 free cells with up to 128 agents. It proposes moves; without the",
+        "Trained on grid worlds of 60 to about 3,900 free cells with up to 256 agents. It proposes moves; without the",
         "shield it does not avoid collisions. At high density it stays behind its expert.",
         "",
     ]
