@@ -1,15 +1,20 @@
-"""Export to ONNX: parity, metadata, and that the runtime takes the file."""
+"""Export to ONNX: parity, metadata, lower precision, and that the runtime takes the file."""
 
+import errno
 import json
+import os
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import FORMAT_VERSION, OnnxPolicy, PolicyError
-from marlgpt_training import export
+from marlgpt_training import cli, export
 from marlgpt_training.checkpoint import CheckpointError, save_checkpoint
-from marlgpt_training.export import PARITY, Args, main, observations, parity
+from marlgpt_training.data import expand
+from marlgpt_training.export import PARITY, Args, main, observations, parity, to_onnx, to_proto
+from marlgpt_training.precision import compare, convert
 
 # What PyTorch says about its own exporter.
 pytestmark = [
@@ -37,7 +42,7 @@ def test_metadata(exported):
     found = OnnxPolicy(path, POGEMA_LAYOUT, CPU).metadata
     assert found["format_version"] == FORMAT_VERSION and found["licence"] == "Apache-2.0"
     assert found["layout_name"] == POGEMA_LAYOUT.name and found["layout_hash"] == POGEMA_LAYOUT.hash
-    assert found["reading"] == reading
+    assert found["reading"] == reading and found["precision"] == "fp32" and "quantisation" not in found
     preset = json.loads(found["preset"])
     assert {**preset, "value_range": tuple(preset["value_range"])} == model.config.to_dict()
     assert json.loads(found["metrics"]) == FACTS
@@ -79,8 +84,10 @@ def test_parity_sees_another_model(exported, small_model):
 def test_a_difference_is_reported_and_fails(exported, shard, tmp_path, small_model, monkeypatch, capsys):
     save_checkpoint(tmp_path / "a.safetensors", small_model(exported[0]), POGEMA_LAYOUT, FACTS)
     monkeypatch.setattr(export, "parity", lambda *_: 0.5)
+    (tmp_path / "a.onnx").write_text("old")
     assert main(Args(tmp_path / "a.safetensors", tmp_path / "a.onnx", shard.parent, 10)) == 1
-    assert "do not ship this file" in capsys.readouterr().out
+    assert "a.onnx is not written" in (said := capsys.readouterr().out) and "do not ship this file" in said
+    assert (tmp_path / "a.onnx").read_text() == "old"
 
 
 def test_training_sentence_is_kept(tmp_path, small_model):
@@ -103,3 +110,187 @@ def test_missing_checkpoint_and_truncated_policy(exported, tmp_path):
     (tmp_path / "b.onnx").write_bytes(data[: len(data) // 2])
     with pytest.raises(PolicyError, match="truncated or not a model"):
         OnnxPolicy(tmp_path / "b.onnx", POGEMA_LAYOUT, CPU)
+
+
+@pytest.fixture(scope="module", params=["fp16", "int8"])
+def lower(request, exported, tmp_path_factory):
+    """(precision, fp32 path, path in lower precision)."""
+    path = tmp_path_factory.mktemp("lower") / f"{request.param}.onnx"
+    path.write_bytes(convert(onnx.load(exported[2]), request.param).SerializeToString())
+    return request.param, exported[2], path
+
+
+def load(path):
+    return OnnxPolicy(path, POGEMA_LAYOUT, CPU, threads=1)
+
+
+@pytest.mark.parametrize("robots", [1, 16, 64, 256])
+def test_lower_precision_runs_in_the_runtime_for_any_fleet(lower, shard, robots):
+    precision, exact, path = lower
+    packed, masks = observations(shard.parent, robots)
+    values, valid = expand(packed)
+    mask = np.zeros((robots, 20), bool)
+    mask[:, :5] = masks
+    out, expected = load(path)(values, valid, mask), load(exact)(values, valid, mask)
+    assert {out.logits.dtype, out.q.dtype, out.probabilities.dtype} == {np.dtype(np.float32)}
+    assert (out.logits[~mask] == -1e9).all() and np.isfinite(out.logits).all() and np.isfinite(out.q).all()
+    difference = np.abs(out.logits - expected.logits)[mask]
+    assert difference.max() < (0.1 if precision == "fp16" else 1.0) and difference.max() > 0
+    assert (out.probabilities[:, :5][~masks] == 0).all()
+
+
+def test_no_robots_in_lower_precision(lower):
+    empty = np.zeros((0, len(POGEMA_LAYOUT)), np.float32)
+    assert load(lower[2])(empty, empty.astype(bool), np.zeros((0, 20), bool)).probabilities.shape == (0, 5)
+
+
+def test_one_valid_token_does_not_overflow(lower):
+    """All keys but the environment token at the attention bias."""
+    values, valid = np.zeros((2, len(POGEMA_LAYOUT)), np.float32), np.zeros((2, len(POGEMA_LAYOUT)), bool)
+    valid[:, -1] = True
+    mask = np.zeros((2, 20), bool)
+    mask[:, 0] = True
+    one, two = load(lower[1])(values, valid, mask), load(lower[2])(values, valid, mask)
+    assert np.isfinite(two.logits).all() and np.isfinite(two.q).all()
+    assert np.abs(one.logits - two.logits)[mask].max() < 1.0
+
+
+def test_lower_precision_keeps_the_metadata_and_shrinks_the_weights(lower):
+    precision, exact, path = lower
+    kept = load(exact).metadata
+    assert load(path).metadata == {**kept, "precision": precision}
+    kinds = {
+        tensor.data_type for tensor in onnx.load(path).graph.initializer if np.prod(tensor.dims) >= 32 * 96
+    }
+    wanted = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.UINT8
+    assert wanted in kinds
+    domains = {entry.domain for entry in onnx.load(path).opset_import}
+    assert domains <= {"", "ai.onnx", "com.microsoft"}
+
+
+def test_compare_against_itself_and_against_known_changes(exported, shard):
+    policy = load(exported[2])
+    packed, masks = observations(shard.parent, 700)
+    same = compare(policy, policy, packed, masks)
+    assert same == {"logit_max": 0, "logit_mean": 0, "q_max": 0, "agreement": 1, "kl": 0, "observations": 700}
+
+    def shifted(values, valid, mask):  # the first action becomes better by 2 wherever it is allowed
+        out = policy(values, valid, mask)
+        logits = out.logits.copy()
+        logits[:, 0] += np.where(mask[:, 0], 2.0, 0.0).astype(np.float32)
+        return type(out)(logits, out.q + np.float32(0.25), out.probabilities)
+
+    found = compare(policy, shifted, packed, masks)
+    assert found["logit_max"] == pytest.approx(2, abs=1e-4) and found["q_max"] == pytest.approx(
+        0.25, abs=1e-4
+    )
+    assert found["logit_mean"] == pytest.approx(2 * masks[:, 0].sum() / masks.sum(), rel=1e-4)
+    values, valid = expand(packed)
+    mask = np.zeros((700, 20), bool)
+    mask[:, :5] = masks
+    p, q = (f(values, valid, mask).logits[:, :5].astype(float) for f in (policy, shifted))
+    assert found["agreement"] == pytest.approx((p.argmax(1) == q.argmax(1)).mean()) and found["agreement"] < 1
+    p, q = (np.exp(x - x.max(1, keepdims=True)) for x in (p, q))
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    kl = np.where(p > 0, p * np.log(np.where(p > 0, p, 1) / np.where(q > 0, q, 1)), 0).sum(1).mean()
+    assert found["kl"] == pytest.approx(kl, rel=1e-6) and kl > 0
+
+
+@pytest.fixture
+def saved(tmp_path, small_model):
+    """A saved checkpoint."""
+    save_checkpoint(tmp_path / "a.safetensors", small_model(), POGEMA_LAYOUT, FACTS)
+    return tmp_path / "a.safetensors"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_export_measures_the_loss_and_writes_it_down(saved, shard, precision, capsys, monkeypatch):
+    monkeypatch.setattr(export, "rollouts", lambda policy, episodes: {"random32": 1.5 + 0.1 * episodes})
+    out = saved.parent / "p.onnx"
+    args = Args(saved, out, shard.parent, 300, "", precision, max_agreement_loss=1.0, rollout_episodes=2)
+    assert main(args) == 0
+    found = load(out).metadata
+    assert found["precision"] == precision and json.loads(found["metrics"]) == FACTS
+    loss = json.loads(found["quantisation"])
+    assert 0 < loss["logit_mean"] < loss["logit_max"] and 0.5 < loss["agreement"] <= 1 and loss["kl"] > 0
+    assert loss["observations"] == 300 and loss["rollout"]["fp32"] == {"random32": 1.7}
+    assert loss["rollout"][precision] == {"random32": 1.7} and loss["rollout"]["episodes"] == 2
+    said = capsys.readouterr().out
+    assert f"{precision} against fp32: best action the same in" in said and "random32: 1.700" in said
+
+
+def test_export_really_drives_both_policies(saved, shard, monkeypatch):
+    monkeypatch.setattr(export.rollouts, "__defaults__", (3,))
+    args = Args(saved, saved.parent / "p.onnx", shard.parent, 50, "", "int8", 1.0, rollout_episodes=1)
+    assert main(args) == 0
+    loss = json.loads(load(args.out).metadata["quantisation"])
+    assert set(loss["rollout"]["fp32"]) == set(loss["rollout"]["int8"]) == {"random32", "maze32"}
+
+
+def test_too_much_loss_is_refused_and_the_old_file_stays(saved, shard, monkeypatch, capsys):
+    out = saved.parent / "p.onnx"
+    out.write_text("old")
+    command = ["export", "--checkpoint", str(saved), "--out", str(out), "--store", str(shard.parent)]
+    command += ["--observations", "40", "--rollout-episodes", "0", "--precision", "int8"]
+    loss = {"agreement": 0.97, "logit_mean": 0.1, "logit_max": 0.2, "kl": 0.01, "q_max": 0.1}
+    monkeypatch.setattr(export, "compare", lambda *_: dict(loss))
+    assert cli.main(command) == 1
+    said = capsys.readouterr().out
+    assert "p.onnx is not written: the best action of 3.00% of the observations changed" in said
+    assert "--max-agreement-loss allows 1.00%" in said and out.read_text() == "old"
+    assert cli.main([*command, "--max-agreement-loss", "0.04"]) == 0
+    assert "rollout" not in json.loads(load(out).metadata["quantisation"])
+    assert sorted(p.name for p in saved.parent.iterdir()) == ["a.safetensors", "p.onnx"]
+
+
+def test_unknown_precision(saved, capsys):
+    command = [
+        "export",
+        "--checkpoint",
+        str(saved),
+        "--out",
+        str(saved.parent / "p.onnx"),
+        "--precision",
+        "int4",
+    ]
+    assert cli.main(command) == 1
+    assert "--precision int4: choose one of fp32, fp16, int8" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="unknown precision 'int4'"):
+        convert(onnx.ModelProto(), "int4")
+
+
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_policy(saved, shard, monkeypatch, where, capsys):
+    out = saved.parent / "p.onnx"
+    out.write_text("old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, where, full)
+    command = ["export", "--checkpoint", str(saved), "--out", str(out), "--store", str(shard.parent)]
+    assert cli.main([*command, "--observations", "20"]) == 1
+    monkeypatch.undo()
+    said = capsys.readouterr().err
+    assert "No space left on device; the old file is as it was" in said and "p.onnx" in said
+    assert out.read_text() == "old"
+    assert sorted(p.name for p in saved.parent.iterdir()) == ["a.safetensors", "p.onnx"]
+
+
+def test_a_really_full_device_leaves_the_old_policy(tmp_path, small_model):
+    """/dev/full answers every write with ENOSPC."""
+    out = tmp_path / "p.onnx"
+    out.write_text("old")
+    (tmp_path / f"p.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device; the old file is as it was"):
+        to_onnx(small_model(), POGEMA_LAYOUT, out, FACTS, "")
+    assert out.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["p.onnx"]
+
+
+def test_the_paper_reading_converts_too(small_model, tmp_path):
+    exact = to_proto(small_model("scalar"), POGEMA_LAYOUT, FACTS, "")
+    for precision in ("fp32", "fp16", "int8"):
+        (tmp_path / f"{precision}.onnx").write_bytes(convert(exact, precision).SerializeToString())
+    packed, masks = observations(tmp_path / "none", 60)
+    loss = compare(load(tmp_path / "fp32.onnx"), load(tmp_path / "fp16.onnx"), packed, masks)
+    assert loss["logit_max"] < 0.1

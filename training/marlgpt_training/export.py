@@ -1,10 +1,13 @@
-"""Export a checkpoint to the ONNX policy file that the runtime loads, and check parity with PyTorch."""
+"""Export a checkpoint to the ONNX policy file that the runtime loads, and measure what it answers differently.
+
+The file is checked before it gets its name: fp32 against PyTorch, lower precision (``precision.py``) against fp32.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +16,21 @@ import torch
 from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT, TokenLayout
 from marlgpt_policy.policy import FORMAT_VERSION, OnnxPolicy
 
-from marlgpt_training.checkpoint import load_checkpoint
-from marlgpt_training.data import SampleStream, expand
+from marlgpt_training.checkpoint import load_checkpoint, write_atomically
+from marlgpt_training.data import Samples, SampleStream, expand
 from marlgpt_training.model import MarlGpt
+from marlgpt_training.precision import (
+    MAX_AGREEMENT_LOSS,
+    PRECISIONS,
+    ROLLOUT_STEPS,
+    compare,
+    convert,
+    rollouts,
+)
 
 PARITY = 1e-3
-"""Largest allowed difference of an allowed action's logit."""
+"""Largest allowed difference of an allowed action's logit between PyTorch and the fp32 file."""
+CPU = ("CPUExecutionProvider",)
 
 
 @dataclasses.dataclass
@@ -35,41 +47,56 @@ class Args:
     """Observations compared between PyTorch and ONNX Runtime."""
     training: str = ""
     """Sentence on the training data, kept in the file."""
+    precision: str = "fp32"
+    """fp32, fp16 (half the size, for GPUs) or int8 (a third of the size, for CPUs)."""
+    max_agreement_loss: float = MAX_AGREEMENT_LOSS
+    """Largest share of observations whose best action may differ from fp32; above it nothing is written."""
+    rollout_episodes: int = 4
+    """Episodes per map family that compare the throughput of fp16 or int8 with fp32; 0 leaves them out."""
 
 
 def to_onnx(model: MarlGpt, layout: TokenLayout, path: Path, facts: dict, training: str) -> None:
-    """Write ``model`` with its metadata (design 5), robots as the dynamic axis, atomically."""
+    """Write ``model`` in fp32 with its metadata (design 5), robots as the dynamic axis, atomically.
+
+    Raises:
+        OSError: Naming ``path`` and the reason; an older file is as it was.
+    """
+    exported = to_proto(model, layout, facts, training)
+    write_atomically(path, lambda temporary: temporary.write_bytes(exported.SerializeToString()))
+
+
+def to_proto(model: MarlGpt, layout: TokenLayout, facts: dict, training: str) -> onnx.ModelProto:
+    """``model`` in fp32 as ONNX, with its metadata."""
     model.eval()
     values = torch.zeros(2, len(layout))
     mask = torch.zeros(2, MAX_ACTIONS, dtype=torch.bool)
     mask[:, : layout.actions] = True
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.onnx")
     names = ["values", "valid", "action_mask"]
-    torch.onnx.export(
-        model,
-        (values, torch.ones(2, len(layout), dtype=torch.bool), mask),
-        str(temporary),
-        input_names=names,
-        output_names=["logits", "q"],
-        dynamic_axes={name: {0: "robots"} for name in [*names, "logits", "q"]},
-        opset_version=17,
-        dynamo=False,
-    )
-    exported = onnx.load(str(temporary))
+    with tempfile.TemporaryDirectory() as folder:
+        torch.onnx.export(
+            model,
+            (values, torch.ones(2, len(layout), dtype=torch.bool), mask),
+            f"{folder}/policy.onnx",
+            input_names=names,
+            output_names=["logits", "q"],
+            dynamic_axes={name: {0: "robots"} for name in [*names, "logits", "q"]},
+            opset_version=17,
+            dynamo=False,
+        )
+        exported = onnx.load(f"{folder}/policy.onnx")
     metadata = {
         "format_version": FORMAT_VERSION,
         "layout_name": layout.name,
         "layout_hash": layout.hash,
         "preset": json.dumps(model.config.to_dict()),
         "reading": model.config.reading,
+        "precision": "fp32",
         "training": training or json.dumps({k: facts[k] for k in ("step", "samples") if k in facts}),
         "metrics": json.dumps(facts),
         "licence": "Apache-2.0",
     }
     onnx.helper.set_model_props(exported, metadata)
-    onnx.save(exported, str(temporary))
-    os.replace(temporary, path)
+    return exported
 
 
 def parity(model: MarlGpt, policy: OnnxPolicy, packed: np.ndarray, masks: np.ndarray) -> float:
@@ -90,8 +117,11 @@ def parity(model: MarlGpt, policy: OnnxPolicy, packed: np.ndarray, masks: np.nda
 def observations(store: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     """``count`` packed observations and masks from ``store``, random ones where there is none."""
     if store.is_dir() and any(store.glob("*.parquet")):
-        packed, _, masks = next(SampleStream(store, 0, buffer=max(count, 1000)).batches(count))
-        return packed, masks
+        stream, found = SampleStream(store, 0), []
+        while sum(map(len, found)) < count:
+            found.append(stream.next(min(1000, count)))
+        together = Samples.concatenate(found)
+        return together.packed[:count], together.masks[:count]
     rng = np.random.default_rng(0)
     masks = rng.random((count, 5)) < 0.8
     masks[:, 0] = True
@@ -99,16 +129,72 @@ def observations(store: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main(args: Args) -> int:
-    """Export, load it back as the runtime does, compare; 1 if they differ."""
+    """Export, load it back as the runtime does, compare; 1 and no file if it answers too differently.
+
+    Raises:
+        ValueError: Unknown precision, unusable checkpoint.
+        OSError: The file cannot be written; an older one is as it was.
+    """
+    if args.precision not in PRECISIONS:
+        raise ValueError(f"--precision {args.precision}: choose one of {', '.join(PRECISIONS)}")
     model, facts = load_checkpoint(args.checkpoint, POGEMA_LAYOUT)
-    to_onnx(model, POGEMA_LAYOUT, args.out, facts, args.training)
-    policy = OnnxPolicy(args.out, POGEMA_LAYOUT, ("CPUExecutionProvider",))
-    worst = parity(model, policy, *observations(args.store, args.observations))
-    size = args.out.stat().st_size / 1e6
-    print(
-        f"{args.out}: {size:.1f} MB, largest difference {worst:.1e} over {args.observations:,} observations"
-    )
-    if worst > PARITY:
-        print(f"the difference is above {PARITY}: do not ship this file")
-        return 1
+    packed, masks = observations(args.store, args.observations)
+    with tempfile.TemporaryDirectory() as folder:
+        exported = to_proto(model, POGEMA_LAYOUT, facts, args.training)
+        exact = _load(exported, Path(folder) / "fp32.onnx")
+        worst = parity(model, exact, packed, masks)
+        print(f"fp32: largest difference from PyTorch {worst:.1e} over {len(packed):,} observations")
+        if worst > PARITY:
+            print(f"{args.out} is not written: the difference is above {PARITY}, do not ship this file")
+            return 1
+        if args.precision != "fp32":
+            exported = convert(exported, args.precision)
+            loss = measure(exact, _load(exported, Path(folder) / "converted.onnx"), packed, masks, args)
+            if 1 - loss["agreement"] > args.max_agreement_loss:
+                print(
+                    f"{args.out} is not written: the best action of {1 - loss['agreement']:.2%} of the observations "
+                    f"changed, --max-agreement-loss allows {args.max_agreement_loss:.2%}; ship fp32"
+                )
+                return 1
+            onnx.helper.set_model_props(
+                exported, {**_metadata(exported), "quantisation": json.dumps(loss, allow_nan=False)}
+            )
+    write_atomically(args.out, lambda temporary: temporary.write_bytes(exported.SerializeToString()))
+    print(f"{args.out}: {args.precision}, {args.out.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def measure(
+    exact: OnnxPolicy, converted: OnnxPolicy, packed: np.ndarray, masks: np.ndarray, args: Args
+) -> dict:
+    """Loss of quality of ``converted``, printed and returned as the file's ``quantisation`` entry."""
+    loss = compare(exact, converted, packed, masks)
+    print(
+        f"{args.precision} against fp32: best action the same in {loss['agreement']:.2%}, logits differ by "
+        f"{loss['logit_mean']:.1e} (at most {loss['logit_max']:.1e}), KL {loss['kl']:.1e} nats, "
+        f"q by at most {loss['q_max']:.1e}"
+    )
+    if args.rollout_episodes > 0:
+        print(f"  driving both for {args.rollout_episodes} episodes per map family ...", flush=True)
+        loss["rollout"] = {
+            "fp32": rollouts(exact, args.rollout_episodes),
+            args.precision: rollouts(converted, args.rollout_episodes),
+            "episodes": args.rollout_episodes,
+            "steps": ROLLOUT_STEPS,
+        }
+        for name, goals in loss["rollout"]["fp32"].items():
+            found = loss["rollout"][args.precision][name]
+            print(
+                f"  {name}: {found:.3f} goals per step, fp32 {goals:.3f} ({args.rollout_episodes} episodes)"
+            )
+    return loss
+
+
+def _metadata(model: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _load(model: onnx.ModelProto, path: Path) -> OnnxPolicy:
+    """``model`` as the runtime loads it, by way of a temporary file."""
+    path.write_bytes(model.SerializeToString())
+    return OnnxPolicy(path, POGEMA_LAYOUT, CPU)
