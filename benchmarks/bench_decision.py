@@ -16,7 +16,7 @@ from common import MODELS, finish, numpy_encode, options, progress, python_pibt,
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import OnnxPolicy, choose
-from marlgpt_policy.shield import rank_moves, resolve
+from marlgpt_policy.shield import rank_moves, resolve, shielded
 from marlgpt_training.checkpoint import load_checkpoint
 from marlgpt_training.export import to_onnx
 from marlgpt_training.model import MarlGpt, preset
@@ -57,8 +57,8 @@ def main() -> int:
         def ours(env=env, inputs=inputs, random=random, priority=priority):
             observed = pogema.encode(*inputs)
             out = policy(*observed)
-            ranking = rank_moves(out.logits, choose(out.probabilities, 0.5, random), observed[2])
-            return resolve(env.cells, ranking, priority, env.moves)
+            proposed = choose(out.probabilities, 0.5, random)
+            return shielded(out.logits, proposed, observed[2], env.cells, priority, env.moves, 0)
 
         def plain(env=env, inputs=inputs, random=random, priority=priority):
             observed = numpy_encode(*inputs)
