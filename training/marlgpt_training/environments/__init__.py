@@ -1,0 +1,1 @@
+"""Games that policies are trained and evaluated in."""
