@@ -77,7 +77,7 @@ def test_unknown_preset_reading_and_uneven_heads():
 def test_shapes(small_model, reading):
     values, valid, mask = inputs()
     model = small_model(reading)
-    tokens, keys = model.embedding(values, valid)
+    tokens, keys = model.embed(values, valid)
     assert tokens.shape == (5, *SHAPES[reading]) and keys.shape == tokens.shape[:2]
     assert keys[:, -1].all()
     logits, q = model(values, valid, mask)
@@ -162,7 +162,7 @@ def test_training_drops_padding_columns_without_changing_the_output(small_model,
     expected = model(values, valid, mask)
     model.train()
     try:
-        assert model.trunk_forward(values, valid)[0].shape[1] < model.embedding(values, valid)[0].shape[1]
+        assert model.trunk_forward(values, valid)[0].shape[1] < model.embed(values, valid)[0].shape[1]
         found = model(values, valid, mask)
     finally:
         model.eval()
@@ -173,9 +173,10 @@ def test_training_drops_padding_columns_without_changing_the_output(small_model,
 def test_entity_embedding_is_the_sum_over_the_values_of_an_entity(small_model):
     """The grouped matrix products equal the definition, value by value."""
     values, valid, _ = inputs(2, 7)
-    embedding = small_model("entity").embedding
+    model = small_model("entity")
+    embedding = model.embedding
     assert isinstance(embedding, EntityEmbedding)
-    tokens, keys = embedding(values, valid)
+    tokens, keys = model.embed(values, valid)
     expected = torch.zeros_like(tokens)
     for i in range(L):
         v = values[:, i]
@@ -194,9 +195,10 @@ def test_entity_embedding_is_the_sum_over_the_values_of_an_entity(small_model):
 
 def test_scalar_embedding_is_value_plus_four_ids(small_model):
     values, valid, _ = inputs(2, 8)
-    embedding = small_model("scalar").embedding
+    model = small_model("scalar")
+    embedding = model.embedding
     assert isinstance(embedding, ScalarEmbedding)
-    tokens, keys = embedding(values, valid)
+    tokens, keys = model.embed(values, valid)
     for i in (0, 60, 121, 130, 354, 355):
         ids = {
             name: int(getattr(POGEMA_LAYOUT, field)[i])

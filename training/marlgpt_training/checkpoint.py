@@ -7,7 +7,7 @@ import dataclasses
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -63,29 +63,78 @@ def _errno(message: str) -> int:
     return errno.EIO
 
 
-def save_checkpoint(path: str | Path, model: MarlGpt, layout: TokenLayout, facts: dict) -> None:
+def _listed(layouts: TokenLayout | Sequence[TokenLayout]) -> list[TokenLayout]:
+    return [layouts] if isinstance(layouts, TokenLayout) else list(layouts)
+
+
+def save_checkpoint(
+    path: str | Path, model: MarlGpt, layouts: TokenLayout | Sequence[TokenLayout], facts: dict
+) -> None:
     """Write weights, configuration and ``facts`` (steps, samples, metrics...) so that a crash leaves the old file.
+
+    ``layouts`` are those it was trained on.
 
     Raises:
         OSError: Naming the file and the reason; the old checkpoint is as it was.
     """
+    layouts = _listed(layouts)
     metadata = {
         "config": json.dumps(model.config.to_dict()),
-        "layout": layout.name,
-        "layout_hash": layout.hash,
+        "layout": layouts[0].name,
+        "layout_hash": layouts[0].hash,
+        "layouts": json.dumps({layout.name: layout.hash for layout in layouts}),
         "facts": json.dumps(facts),
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(Path(path), lambda temporary: save_file(weights, temporary, metadata))
 
 
-def load_checkpoint(path: str | Path, layout: TokenLayout) -> tuple[MarlGpt, dict]:
-    """The model and the facts saved with it.
+def load_checkpoint(
+    path: str | Path, layouts: TokenLayout | Sequence[TokenLayout], unseen: bool = False
+) -> tuple[MarlGpt, dict]:
+    """The model, built for ``layouts``, and the facts saved with it.
+
+    Args:
+        path: File written by :func:`save_checkpoint`.
+        layouts: What the model has to read.
+        unseen: Whether they may be layouts that it was not trained on (zero-shot evaluation, a new game).
 
     Raises:
         CheckpointError: Naming the file, what is wrong with it and what to do.
-        LayoutError: The checkpoint was trained on another token layout.
+        LayoutError: The checkpoint was trained on other token layouts.
     """
+    layouts = _listed(layouts)
+    weights, metadata = _read(path)
+    trained = {metadata["layout"]: metadata["layout_hash"]}
+    if "layouts" in metadata:
+        trained = _object(path, "layouts", metadata["layouts"])
+    for layout in layouts:
+        if trained.get(layout.name) != layout.hash and not (unseen and layout.name not in trained):
+            known = ", ".join(f"{name} ({digest})" for name, digest in trained.items())
+            raise LayoutError(
+                f"{path}: trained on layout {known}, this code encodes {layout.name} ({layout.hash}); train on this "
+                "layout, or use the version of this project that made the checkpoint"
+            )
+    config, facts = _config(path, metadata["config"]), _object(path, "facts", metadata["facts"])
+    try:
+        model = MarlGpt(config, layouts)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"{path}: its configuration makes no model ({error}); {_AGAIN}") from error
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: weights do not fit its configuration: {error}; {_AGAIN}") from error
+    broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(
+            f"{path}: '{broken[0]}' ({len(broken)} of {len(weights)} tensors) holds NaN or infinity: the training "
+            "diverged; use an earlier checkpoint"
+        )
+    return model, facts
+
+
+def _read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Weights and metadata of a checkpoint; ``CheckpointError`` if it is none."""
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -104,28 +153,7 @@ def load_checkpoint(path: str | Path, layout: TokenLayout) -> tuple[MarlGpt, dic
             f"{path}: not a MARL-GPT checkpoint (no '{missing[0]}' in its metadata); give a file made by "
             "'marlgpt train', or convert the published one with 'marlgpt import-checkpoint'"
         )
-    if metadata["layout_hash"] != layout.hash:
-        raise LayoutError(
-            f"{path}: trained on layout {metadata['layout']} ({metadata['layout_hash']}), "
-            f"this code encodes {layout.name} ({layout.hash}); train on this layout, or use the version of this "
-            "project that made the checkpoint"
-        )
-    config, facts = _config(path, metadata["config"]), _object(path, "facts", metadata["facts"])
-    try:
-        model = MarlGpt(config, layout)
-    except (ValueError, RuntimeError, MemoryError) as error:
-        raise CheckpointError(f"{path}: its configuration makes no model ({error}); {_AGAIN}") from error
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: weights do not fit its configuration: {error}; {_AGAIN}") from error
-    broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise CheckpointError(
-            f"{path}: '{broken[0]}' ({len(broken)} of {len(weights)} tensors) holds NaN or infinity: the training "
-            "diverged; use an earlier checkpoint"
-        )
-    return model, facts
+    return weights, metadata
 
 
 def _object(path: str | Path, key: str, text: str) -> dict:
@@ -170,14 +198,20 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def torch_forward(model: MarlGpt, device: str = "cpu"):
-    """The model as a NumPy function (values, valid, mask) -> logits float32[n, 20]."""
+def trained_layouts(path: str | Path) -> list[str]:
+    """Names of the layouts that a checkpoint was trained on; ``CheckpointError`` if it is none."""
+    metadata = _read(path)[1]
+    return list(_object(path, "layouts", metadata["layouts"])) if "layouts" in metadata else [metadata["layout"]]
+
+
+def torch_forward(model: MarlGpt, device: str = "cpu", layout: str | None = None):
+    """The model as a NumPy function (values, valid, mask) of ``layout`` -> logits float32[n, 20]."""
     model.to(device).eval()
 
     def forward(values, valid, mask):
         with torch.inference_mode():
             values, valid, mask = (torch.from_numpy(a).to(device) for a in (values, valid, mask))
-            x, bias = model.trunk_forward(values, valid)
+            x, bias = model.trunk_forward(values, valid, layout)
             return model.actor(x, bias, mask).cpu().numpy()
 
     return forward

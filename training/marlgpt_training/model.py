@@ -4,11 +4,15 @@ Two readings of one layout. ``scalar``: one token per value, value projection pl
 agent embeddings (the paper). ``entity``: values that share an entity id become one token; each value is
 expanded into (1, clipped value, below mark, above mark), projected by vectors of its attribute gated by its
 time, and summed. Heads read the last token (the environment token).
+
+A model knows the layouts it was built for; their embeddings are shared, so the same weights read all of them, and
+layouts can be added later (more units of a kind that was trained, say).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -37,6 +41,8 @@ class ModelConfig:
     """Value bins of the critic."""
     value_range: tuple[float, float] = (0.0, 1.0)
     """Return of the lowest and the highest value bin."""
+    tables: int = 1
+    """Attribute tables of the entity reading: 1 is shared by all environments, 4 gives each environment id its own."""
 
     def to_dict(self) -> dict:
         """As stored in checkpoints and ONNX metadata."""
@@ -88,36 +94,47 @@ class Block(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm_mlp(x))))
 
 
+class ScalarIds(nn.Module):
+    """Ids of one layout for the ``scalar`` reading."""
+
+    def __init__(self, layout: TokenLayout) -> None:
+        super().__init__()
+        for name in ("attr", "time", "team", "agent"):
+            ids = torch.from_numpy(getattr(layout, name).astype("int64"))
+            self.register_buffer(name, ids, persistent=False)
+
+
 class ScalarEmbedding(nn.Module):
     """One token per value: value projection + attribute + time + team + agent embeddings."""
 
-    def __init__(self, width: int, layout: TokenLayout) -> None:
+    def __init__(self, width: int, tables: int) -> None:
         super().__init__()
         self.value = nn.Linear(1, width, bias=False)
         self.attribute = nn.Embedding(ATTRIBUTES, width)
         self.time = nn.Embedding(TIMES, width)
         self.team = nn.Embedding(TEAMS, width)
         self.agent = nn.Embedding(AGENTS, width)
-        for name in ("attr", "time", "team", "agent"):
-            ids = torch.from_numpy(getattr(layout, name).astype("int64"))
-            self.register_buffer(f"{name}_ids", ids, persistent=False)
 
-    def forward(self, values: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    @staticmethod
+    def ids_of(layout: TokenLayout, tables: int) -> ScalarIds:
+        """The constant ids of ``layout``."""
+        return ScalarIds(layout)
+
+    def forward(
+        self, values: torch.Tensor, valid: torch.Tensor, ids: ScalarIds
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """float[b, L], bool[b, L] -> tokens float[b, L, w], key mask bool[b, L]."""
-        static = self.attribute(self.attr_ids) + self.time(self.time_ids)
-        static = static + self.team(self.team_ids) + self.agent(self.agent_ids)
+        static = self.attribute(ids.attr) + self.time(ids.time)
+        static = static + self.team(ids.team) + self.agent(ids.agent)
         return self.value(values.unsqueeze(-1)) + static, valid
 
 
-class EntityEmbedding(nn.Module):
-    """One token per entity; entities with the same attributes and times share one matrix product."""
+class EntityIds(nn.Module):
+    """Ids of one layout for the ``entity`` reading: entities with the same attributes and times form a group."""
 
-    def __init__(self, width: int, layout: TokenLayout) -> None:
+    def __init__(self, layout: TokenLayout, tables: int) -> None:
         super().__init__()
-        self.attribute = nn.Parameter(torch.randn(ATTRIBUTES, BASIS, width) * 0.05)
-        self.time = nn.Parameter(torch.randn(TIMES, width) * 0.3)
-        self.team = nn.Embedding(TEAMS, width)
-        self.agent = nn.Embedding(AGENTS, width)
+        table = layout.environment % tables  # environments 0..3, so that 4 tables are one each
         groups: dict[tuple, list[list[int]]] = {}
         for entity in range(layout.entities):
             slots = [i for i in range(len(layout)) if layout.entity[i] == entity]
@@ -127,41 +144,65 @@ class EntityEmbedding(nn.Module):
         order = []
         for k, (signature, members) in enumerate(groups.items()):
             ids = torch.tensor(signature)
-            self.register_buffer(f"attr_{k}", ids[:, 0].clone(), persistent=False)
-            self.register_buffer(f"time_{k}", ids[:, 1].clone(), persistent=False)
+            self.register_buffer(f"attr_{k}", ids[:, 0] + table * ATTRIBUTES, persistent=False)
+            self.register_buffer(f"time_{k}", ids[:, 1] + table * TIMES, persistent=False)
             self.register_buffer(f"slots_{k}", torch.tensor(members), persistent=False)
             order += [int(layout.entity[slots[0]]) for slots in members]
         first = [int((layout.entity == e).argmax()) for e in range(layout.entities)]
         self.register_buffer("restore", torch.argsort(torch.tensor(order)), persistent=False)
-        self.register_buffer("team_ids", torch.tensor(layout.team[first].astype("int64")), persistent=False)
-        self.register_buffer("agent_ids", torch.tensor(layout.agent[first].astype("int64")), persistent=False)
+        self.register_buffer("team", torch.tensor(layout.team[first].astype("int64")), persistent=False)
+        self.register_buffer("agent", torch.tensor(layout.agent[first].astype("int64")), persistent=False)
 
-    def forward(self, values: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+
+class EntityEmbedding(nn.Module):
+    """One token per entity; entities with the same attributes and times share one matrix product."""
+
+    def __init__(self, width: int, tables: int) -> None:
+        super().__init__()
+        self.attribute = nn.Parameter(torch.randn(tables * ATTRIBUTES, BASIS, width) * 0.05)
+        self.time = nn.Parameter(torch.randn(tables * TIMES, width) * 0.3)
+        self.team = nn.Embedding(TEAMS, width)
+        self.agent = nn.Embedding(AGENTS, width)
+
+    @staticmethod
+    def ids_of(layout: TokenLayout, tables: int) -> EntityIds:
+        """The constant ids of ``layout``."""
+        return EntityIds(layout, tables)
+
+    def forward(
+        self, values: torch.Tensor, valid: torch.Tensor, ids: EntityIds
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """float[b, L], bool[b, L] -> tokens float[b, entities, w], key mask bool[b, entities]."""
         known = valid.to(values.dtype)
         below, above = (values < -1.001).to(values.dtype), (values > 1.001).to(values.dtype)
         plain = values * (1 - below) * (1 - above)
         expanded = torch.stack([torch.ones_like(values), plain, below, above], dim=-1) * known.unsqueeze(-1)
         tokens, masks = [], []
-        for k in range(self.group_count):
-            slots = getattr(self, f"slots_{k}")
-            weight = self.attribute[getattr(self, f"attr_{k}")] * (
-                1 + self.time[getattr(self, f"time_{k}")][:, None]
+        for k in range(ids.group_count):
+            slots = getattr(ids, f"slots_{k}")
+            weight = self.attribute[getattr(ids, f"attr_{k}")] * (
+                1 + self.time[getattr(ids, f"time_{k}")][:, None]
             )
             taken = expanded[:, slots.reshape(-1)].reshape(-1, slots.shape[0], slots.shape[1] * BASIS)
             tokens.append(taken @ weight.reshape(-1, weight.shape[-1]))
             masks.append(valid[:, slots.reshape(-1)].reshape(-1, *slots.shape).any(dim=2))
-        x = torch.cat(tokens, dim=1)[:, self.restore]
-        return x + self.team(self.team_ids) + self.agent(self.agent_ids), torch.cat(masks, dim=1)[
-            :, self.restore
-        ]
+        x = torch.cat(tokens, dim=1)[:, ids.restore]
+        return x + self.team(ids.team) + self.agent(ids.agent), torch.cat(masks, dim=1)[:, ids.restore]
 
 
 class MarlGpt(nn.Module):
-    """Policy and critic over one token layout."""
+    """Policy and critic over the token layouts of one or several environments.
 
-    def __init__(self, config: ModelConfig, layout: TokenLayout) -> None:
-        """Build for ``config`` and ``layout``; ``ValueError`` for an unknown reading or uneven heads."""
+    Attributes:
+        layouts: The layouts it reads, by name.
+    """
+
+    def __init__(self, config: ModelConfig, layouts: TokenLayout | Sequence[TokenLayout]) -> None:
+        """Build for ``config`` and one or several layouts.
+
+        Raises:
+            ValueError: Unknown reading, uneven heads, no layout.
+        """
         super().__init__()
         if config.reading not in ("scalar", "entity"):
             raise ValueError(f"unknown reading '{config.reading}'; choose scalar or entity")
@@ -169,7 +210,13 @@ class MarlGpt(nn.Module):
             raise ValueError(f"width {config.width} is not a multiple of {config.heads} heads")
         self.config = config
         embedding = ScalarEmbedding if config.reading == "scalar" else EntityEmbedding
-        self.embedding = embedding(config.width, layout)
+        self.embedding = embedding(config.width, config.tables)
+        self.layouts: dict[str, TokenLayout] = {}
+        self.ids = nn.ModuleDict()
+        for layout in [layouts] if isinstance(layouts, TokenLayout) else layouts:
+            self.add_layout(layout)
+        if not self.layouts:
+            raise ValueError("a model needs at least one token layout")
         self.trunk = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.shared))
         self.actor_block = Block(config.width, config.heads)
         self.critic_block = Block(config.width, config.heads)
@@ -188,9 +235,31 @@ class MarlGpt(nn.Module):
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
 
-    def trunk_forward(self, values: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens after the shared blocks and the attention bias; inputs float[b, L], bool[b, L]."""
-        x, keys = self.embedding(values, valid)
+    def add_layout(self, layout: TokenLayout) -> None:
+        """Read ``layout`` as well, with the embeddings that there are; ``ValueError`` if its name is taken."""
+        if layout.name in self.layouts and self.layouts[layout.name].hash != layout.hash:
+            raise ValueError(f"another layout is called {layout.name} already")
+        self.layouts[layout.name] = layout
+        ids = self.embedding.ids_of(layout, self.config.tables)
+        self.ids[layout.name] = ids.to(next(self.embedding.parameters()).device)
+
+    def embed(
+        self, values: torch.Tensor, valid: torch.Tensor, layout: str | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens float[b, t, width] and which of them are there, bool[b, t]; arguments as in ``trunk_forward``."""
+        return self.embedding(values, valid, self.ids[layout or next(iter(self.layouts))])
+
+    def trunk_forward(
+        self, values: torch.Tensor, valid: torch.Tensor, layout: str | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens after the shared blocks and the attention bias.
+
+        Args:
+            values: float[b, L] of ``layout``.
+            valid: bool[b, L].
+            layout: Name of one of the model's layouts; the first one if not given.
+        """
+        x, keys = self.embed(values, valid, layout)
         if self.training and not torch.compiler.is_compiling():  # padding in the whole batch costs nothing
             used = keys.any(dim=0)
             x, keys = x[:, used], keys[:, used]
@@ -212,10 +281,14 @@ class MarlGpt(nn.Module):
         return self.critic_head(self.critic_norm(last)).unflatten(1, (MAX_ACTIONS, self.config.bins))
 
     def forward(
-        self, values: torch.Tensor, valid: torch.Tensor, action_mask: torch.Tensor
+        self,
+        values: torch.Tensor,
+        valid: torch.Tensor,
+        action_mask: torch.Tensor,
+        layout: str | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masked logits float[b, 20] and expected returns q float[b, 20]."""
-        x, bias = self.trunk_forward(values, valid)
+        """Masked logits float[b, 20] and expected returns q float[b, 20]; arguments as in ``trunk_forward``."""
+        x, bias = self.trunk_forward(values, valid, layout)
         logits = self.actor(x, bias, action_mask)
         q = (self.critic(x, bias).softmax(dim=-1) * self.bin_values).sum(dim=-1)
         return logits, q
