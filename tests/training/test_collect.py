@@ -8,7 +8,7 @@ from marlgpt_policy.policy import choose_from_logits
 from marlgpt_training import collect
 from marlgpt_training.checkpoint import torch_forward
 from marlgpt_training.collect import Args, Rollout, collect_shard, draw_scenario, main
-from marlgpt_training.data import Replay
+from marlgpt_training.replay import Replay
 from marlgpt_training.store import read_shard
 
 

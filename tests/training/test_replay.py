@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from marlgpt_training.replay import Replay
+from marlgpt_training.replay import Replay, transition
 from marlgpt_training.store import StoreError, read_shard
 
 
@@ -53,8 +53,8 @@ def test_transitions_end_with_the_episode_and_go_on_after_a_step_limit(shard):
         replay = Replay(one_shot(shard, ended))
         rewards, which = replay.rewards(0.5), np.array([1, 0])
         steps = len(rewards)
-        total, bootstrap, last = replay.transition(rewards, steps - 2, which, 3, 0.5)
+        total, bootstrap, last = transition(replay.episode, rewards, steps - 2, which, 3, 0.5)
         assert last == steps and bootstrap == (0.0 if ended else 0.25)
         np.testing.assert_allclose(total, rewards[-2, which] + 0.5 * rewards[-1, which])
-        _, bootstrap, last = replay.transition(rewards, 0, which, 1, 0.5)
+        _, bootstrap, last = transition(replay.episode, rewards, 0, which, 1, 0.5)
         assert last == 1 and bootstrap == 0.5

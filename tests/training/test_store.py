@@ -125,7 +125,7 @@ def altered(shard, path, **changes):
     rows = pq.read_table(shard).to_pylist()
     for name, change in changes.items():
         rows[1][name] = change(rows[1][name])
-    pq.write_table(pa.Table.from_pylist(rows, schema=store._SCHEMA), path)
+    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(shard)), path)
     return path
 
 

@@ -201,7 +201,9 @@ def _number(value: object) -> bool:
 def trained_layouts(path: str | Path) -> list[str]:
     """Names of the layouts that a checkpoint was trained on; ``CheckpointError`` if it is none."""
     metadata = _read(path)[1]
-    return list(_object(path, "layouts", metadata["layouts"])) if "layouts" in metadata else [metadata["layout"]]
+    return (
+        list(_object(path, "layouts", metadata["layouts"])) if "layouts" in metadata else [metadata["layout"]]
+    )
 
 
 def torch_forward(model: MarlGpt, device: str = "cpu", layout: str | None = None):

@@ -15,39 +15,53 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from marlgpt_policy.layout import MAX_ACTIONS
+from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT
 
-from marlgpt_training.replay import Replay
+from marlgpt_training.frame_episode import FrameEpisode
+from marlgpt_training.replay import transition, unroll
 from marlgpt_training.store import Episode, StoreError, read_shard, shards
 
 INVALID = -128
 _SCALE = 20.0
 
 
-def compress(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """int8[n, L]: POGEMA values are multiples of 1/20, so this is exact; -128 where not valid."""
-    return np.where(valid, np.rint(values * _SCALE), INVALID).astype(np.int8)
+def compress(values: np.ndarray, valid: np.ndarray, layout: str = POGEMA_LAYOUT.name) -> np.ndarray:
+    """Observations as they wait for training, in one array [n, L].
+
+    POGEMA: int8, exact, since values are multiples of 1/20; -128 where not valid. Other layouts: float16, NaN where
+    not valid.
+    """
+    if layout == POGEMA_LAYOUT.name:
+        return np.where(valid, np.rint(values * _SCALE), INVALID).astype(np.int8)
+    return np.where(valid, values, np.nan).astype(np.float16)
 
 
 def expand(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Inverse of :func:`compress`: values float32[n, L], valid bool[n, L]."""
-    valid = packed != INVALID
-    return np.where(valid, packed.astype(np.float32) / _SCALE, np.float32(0)), valid
+    valid = present(packed)
+    plain = packed.astype(np.float32) / (_SCALE if packed.dtype == np.int8 else 1)
+    return np.where(valid, plain, np.float32(0)), valid
+
+
+def present(packed: np.ndarray) -> np.ndarray:
+    """bool[n, L] valid values of compressed observations."""
+    return packed != INVALID if packed.dtype == np.int8 else ~np.isnan(packed)
 
 
 @dataclass
 class Samples:
-    """n samples. The last five fields are there only for the critic's terms, otherwise None.
+    """n samples of one layout. The last five arrays are there only for the critic's terms, otherwise None.
 
     Attributes:
-        packed: int8[n, L] compressed observations.
-        masks: bool[n, 5] allowed moves.
+        packed: int8 or float16[n, L] compressed observations.
+        masks: bool[n, k] allowed moves, k at most 20.
         labels: int64[n] the expert's moves, -1 where it was not asked.
         actions: int64[n] executed moves.
         rewards: float32[n] discounted sum of the rewards up to the next observation.
         bootstraps: float32[n] discount of the next observation's value, 0 after an end.
-        next_packed: int8[n, L] next observations.
-        next_masks: bool[n, 5] moves allowed there.
+        next_packed: [n, L] next observations.
+        next_masks: bool[n, k] moves allowed there.
+        layout: Name of the token layout.
     """
 
     packed: np.ndarray
@@ -58,23 +72,30 @@ class Samples:
     bootstraps: np.ndarray | None = None
     next_packed: np.ndarray | None = None
     next_masks: np.ndarray | None = None
+    layout: str = POGEMA_LAYOUT.name
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The fields that are there, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        """The arrays that are there, by name."""
+        names = (f.name for f in fields(self) if f.name != "layout")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def take(self, index: np.ndarray) -> Samples:
         """The samples at ``index``."""
-        return Samples(**{name: array[index] for name, array in self.arrays().items()})
+        return Samples(layout=self.layout, **{name: array[index] for name, array in self.arrays().items()})
 
     @staticmethod
     def concatenate(parts: list[Samples]) -> Samples:
-        """All samples of ``parts``, in order."""
+        """All samples of ``parts``, which are of one layout, in order."""
         names = parts[0].arrays()
-        return Samples(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+        together = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return Samples(layout=parts[0].layout, **together)
+
+    def shortest_first(self) -> Samples:
+        """Sorted by the number of valid values, so that neighbours need little padding."""
+        return self.take(np.argsort(present(self.packed).sum(axis=1), kind="stable"))
 
     def tensors(self, device: str) -> dict[str, torch.Tensor]:
         """What :class:`marlgpt_training.losses.Objective` takes, on ``device``."""
@@ -83,11 +104,12 @@ class Samples:
             return torch.from_numpy(array).to(device, non_blocking=True)
 
         def observation(packed: np.ndarray, allowed: np.ndarray, prefix: str) -> dict[str, torch.Tensor]:
-            raw = to(packed)  # one byte per value crosses to the GPU
-            valid = raw != INVALID
+            raw = to(packed)  # one byte per value crosses to the GPU, or two
+            exact = raw.dtype == torch.int8
+            valid = raw != INVALID if exact else ~raw.isnan()
             mask = torch.zeros(len(packed), MAX_ACTIONS, dtype=torch.bool, device=raw.device)
             mask[:, : allowed.shape[1]] = to(allowed)
-            values = (raw.float() / _SCALE).masked_fill(~valid, 0.0)
+            values = (raw.float() / (_SCALE if exact else 1)).masked_fill(~valid, 0.0)
             return {f"{prefix}values": values, f"{prefix}valid": valid, f"{prefix}mask": mask}
 
         found = {**observation(self.packed, self.masks, ""), "label": to(self.labels)}
@@ -117,32 +139,49 @@ class Drawing:
     """Discount per step, for transitions."""
     td_steps: int = 1
     """Steps between an observation and its next one, for transitions."""
+    layout: str = ""
+    """Token layout that the shards must have; empty: that of the first one."""
 
 
-def episode_samples(episode: Episode, rng: np.random.Generator, drawing: Drawing) -> Iterator[Samples]:
+def episode_samples(
+    episode: Episode | FrameEpisode, rng: np.random.Generator, drawing: Drawing
+) -> Iterator[Samples]:
     """Samples of random agents at random steps of ``episode``; unlabelled ones only for the critic."""
-    replay = Replay(episode)
+    replay = unroll(episode)
     steps, agents = episode.actions.shape
     per_step = min(agents, drawing.per_step)
     rewards = replay.rewards(drawing.gamma) if drawing.transitions else None
     for step in rng.permutation(steps)[: max(1, drawing.per_episode // per_step)]:
         which = rng.permutation(agents)[:per_step]
+        # The critic also learns what those that no longer act are worth to their team.
+        labels = np.where(replay.acting(int(step)), episode.labels[step], -1)
         if not drawing.transitions:
-            which = which[episode.labels[step, which] >= 0]
+            which = which[labels[which] >= 0]
         if not len(which):
             continue
         values, valid, mask = replay.encode(int(step), which)
-        found = Samples(compress(values, valid), mask[:, :5], episode.labels[step, which].astype(np.int64))
+        found = Samples(
+            compress(values, valid, episode.layout),
+            _narrow(mask, episode),
+            labels[which].astype(np.int64),
+            layout=episode.layout,
+        )
         if drawing.transitions:
-            total, bootstrap, last = replay.transition(
-                rewards, int(step), which, drawing.td_steps, drawing.gamma
+            total, bootstrap, last = transition(
+                episode, rewards, int(step), which, drawing.td_steps, drawing.gamma
             )
             values, valid, mask = replay.encode(last, which)
             found.actions = episode.actions[step, which].astype(np.int64)
             found.rewards = total
             found.bootstraps = np.full(len(which), bootstrap, dtype=np.float32)
-            found.next_packed, found.next_masks = compress(values, valid), mask[:, :5]
+            found.next_packed = compress(values, valid, episode.layout)
+            found.next_masks = _narrow(mask, episode)
         yield found
+
+
+def _narrow(mask: np.ndarray, episode: Episode | FrameEpisode) -> np.ndarray:
+    """``mask`` without the columns that no POGEMA move needs."""
+    return mask[:, :5] if isinstance(episode, Episode) else mask
 
 
 def make_round(
@@ -157,6 +196,12 @@ def make_round(
             continue
         try:
             for episode in read_shard(path):
+                wanted = drawing.layout or (parts[0].layout if parts else episode.layout)
+                if episode.layout != wanted:
+                    raise StoreError(
+                        f"holds observations of {episode.layout}, the others are of {wanted}; keep each layout in a "
+                        "folder of its own"
+                    )
                 parts += episode_samples(episode, rng, drawing)
         except StoreError as error:
             bad[path] = str(error) if str(path) in str(error) else f"{path}: {error}"

@@ -165,15 +165,18 @@ class Objective(nn.Module):
             for name in (f"{part}_block", f"{part}_norm", f"{part}_head"):
                 getattr(model, name).requires_grad_(used)
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(
+        self, batch: dict[str, torch.Tensor], layout: str | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Sum of the weighted terms over the samples; each term's sum, correct moves and labelled samples.
 
         Args:
             batch: values float[n, L], valid bool[n, L], mask bool[n, 20], label int64[n]; with critic terms
                 also action int64[n], reward and bootstrap float[n], next_values, next_valid, next_mask.
+            layout: Name of the batch's token layout; the model's first one if not given.
         """
         config, mask = self.config, batch["mask"]
-        x, bias = self.model.trunk_forward(batch["values"], batch["valid"])
+        x, bias = self.model.trunk_forward(batch["values"], batch["valid"], layout)
         logits = self.model.actor(x, bias, mask)
         terms = {}
         if config.bc:
@@ -184,7 +187,7 @@ class Objective(nn.Module):
             q = (bin_logits.softmax(dim=-1) * self.model.bin_values).sum(dim=-1)
             if config.td:
                 with torch.no_grad():
-                    ahead = self.target(batch["next_values"], batch["next_valid"], batch["next_mask"])
+                    ahead = self.target(batch["next_values"], batch["next_valid"], batch["next_mask"], layout)
                     value = policy_value(ahead[0].float(), ahead[1].float(), batch["next_mask"])
                     y = td_target(batch["reward"], batch["bootstrap"], value)
                 terms["td"] = temporal_difference(bin_logits, action, y, self.model.bin_values, config.target)

@@ -5,14 +5,77 @@ from __future__ import annotations
 import numpy as np
 from marlgpt_policy.cost_to_go import CostToGo
 from marlgpt_policy.encoders import pogema
-from marlgpt_policy.layout import HISTORY
+from marlgpt_policy.encoders.registry import frame_encoder
+from marlgpt_policy.layout import HISTORY, LayoutError
 
+from marlgpt_training.frame_episode import FrameEpisode
 from marlgpt_training.grid_env import edges
 from marlgpt_training.store import Episode, StoreError
 
 
+def unroll(episode: Episode | FrameEpisode) -> Replay:
+    """The replay of an episode of either kind; ``StoreError`` if it cannot have happened."""
+    return Replay(episode) if isinstance(episode, Episode) else FrameReplay(episode)
+
+
+def transition(
+    episode: Episode | FrameEpisode,
+    rewards: np.ndarray,
+    step: int,
+    which: np.ndarray,
+    ahead: int,
+    gamma: float,
+) -> tuple[np.ndarray, float, int]:
+    """n-step transition from move ``step``: discounted rewards float32[n], bootstrap factor, next step.
+
+    The bootstrap factor is gamma^n, or 0 where the episode ended by itself before; an episode that was cut
+    by its step limit goes on in the target network's estimate.
+    """
+    steps = len(rewards)
+    last = min(step + ahead, steps)
+    discounts = gamma ** np.arange(last - step, dtype=np.float32)
+    total = (discounts[:, None] * rewards[step:last, which]).sum(axis=0).astype(np.float32)
+    over = episode.ended and last == steps
+    return total, 0.0 if over else float(gamma ** (last - step)), last
+
+
+class FrameReplay:
+    """Histories of frames of every step of one episode of a game with vector observations."""
+
+    def __init__(self, episode: FrameEpisode) -> None:
+        """Unroll ``episode``; ``StoreError`` if its frames are not those of its layout."""
+        self.episode = episode
+        try:
+            self.encoder = frame_encoder(episode.layout)
+        except LayoutError as error:
+            raise StoreError(str(error)) from error
+        if episode.frames.shape[2] != self.encoder.features:
+            raise StoreError(
+                f"an episode has {episode.frames.shape[2]} features, {episode.layout} has {self.encoder.features}"
+            )
+
+    def encode(self, step: int, which: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Observations of agents ``which`` before move ``step`` (``step`` = T: after the last one)."""
+        which = np.arange(self.episode.actions.shape[1]) if which is None else which
+        shape = (len(which), self.encoder.frames, self.encoder.features)
+        frames, visible = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+        known = min(self.encoder.frames, step + 1)
+        past = np.arange(step, step - known, -1)
+        frames[:, :known] = self.episode.frames[past][:, which].transpose(1, 0, 2)
+        visible[:, :known] = self.episode.visible[past][:, which].transpose(1, 0, 2)
+        return *self.encoder.encode(frames, visible), self.episode.masks[step, which]
+
+    def acting(self, step: int) -> np.ndarray:
+        """bool[n] agents that act in move ``step``."""
+        return self.episode.active[step]
+
+    def rewards(self, gamma: float) -> np.ndarray:
+        """float32[T, n] rewards, as the game's environment documents them."""
+        return self.episode.rewards.astype(np.float32)
+
+
 class Replay:
-    """Positions, goals and histories of every step of one episode."""
+    """Positions, goals and histories of every step of one POGEMA episode."""
 
     def __init__(self, episode: Episode) -> None:
         """Unroll ``episode``; ``StoreError`` if its moves or goals lie outside the free cells."""
@@ -43,6 +106,10 @@ class Replay:
             self.costs.fields(goals), self.cells[step], goals, self.history[step], self.moves, which
         )
 
+    def acting(self, step: int) -> np.ndarray:
+        """bool[n]: all agents act in every move."""
+        return np.ones(len(self.episode.starts), dtype=np.bool_)
+
     def rewards(self, gamma: float) -> np.ndarray:
         """float32[T, n] rewards of the episode's kind of task.
 
@@ -56,18 +123,3 @@ class Replay:
         if self.episode.ended:
             found[-1] += gamma
         return found
-
-    def transition(
-        self, rewards: np.ndarray, step: int, which: np.ndarray, ahead: int, gamma: float
-    ) -> tuple[np.ndarray, float, int]:
-        """n-step transition from move ``step``: discounted rewards float32[n], bootstrap factor, next step.
-
-        The bootstrap factor is gamma^n, or 0 where the episode ended by itself before; an episode that was cut
-        by its step limit goes on in the target network's estimate.
-        """
-        steps = len(rewards)
-        last = min(step + ahead, steps)
-        discounts = gamma ** np.arange(last - step, dtype=np.float32)
-        total = (discounts[:, None] * rewards[step:last, which]).sum(axis=0).astype(np.float32)
-        over = self.episode.ended and last == steps
-        return total, 0.0 if over else float(gamma ** (last - step)), last

@@ -1,7 +1,8 @@
-"""Trajectory store, version 1: Parquet shards, one row per episode.
+"""Trajectory store, version 1: Parquet shards, one row per episode, all episodes of a shard of one kind.
 
-A POGEMA episode keeps the map bits, the starts, the goal events and two bytes per agent step (the executed
-move and the expert's move); every observation is rebuilt from them. Shards are written to a temporary name
+Kind ``grid``: a POGEMA episode keeps the map bits, the starts, the goal events and two bytes per agent step (the
+executed move and the expert's move); every observation is rebuilt from them. Kind ``frames`` (``frame_episode.py``):
+games whose observation is a vector. Shards are written to a temporary name
 and renamed, so a killed writer never leaves a torn file behind.
 """
 
@@ -11,12 +12,18 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from marlgpt_policy.layout import POGEMA_LAYOUT
+
+if TYPE_CHECKING:
+    from marlgpt_training.frame_episode import FrameEpisode
 
 VERSION = 1
+KINDS = ("grid", "frames")
 _SCHEMA = pa.schema(
     [
         ("environment", pa.string()),
@@ -36,7 +43,6 @@ _SCHEMA = pa.schema(
         ("starts", pa.binary()),
         ("goal_events", pa.binary()),
     ],
-    metadata={b"marlgpt_store": str(VERSION).encode()},
 )
 
 
@@ -76,6 +82,14 @@ class Episode:
     seed: int
     spec: dict = field(default_factory=dict)
     environment: str = "pogema"
+
+    kind: ClassVar[str] = "grid"
+    schema: ClassVar[pa.Schema] = _SCHEMA
+
+    @property
+    def layout(self) -> str:
+        """Name of the token layout of its observations."""
+        return POGEMA_LAYOUT.name
 
     def row(self) -> dict:
         """The Parquet row."""
@@ -143,15 +157,26 @@ class Episode:
             raise ValueError("goal events are not sorted by step")
 
 
-def encode_shard(episodes: list[Episode]) -> bytes:
-    """``episodes`` as the bytes of a shard; equal episodes give equal bytes."""
-    table = pa.Table.from_pylist([episode.row() for episode in episodes], schema=_SCHEMA)
+def encode_shard(episodes: list[Episode] | list[FrameEpisode]) -> bytes:
+    """``episodes`` as the bytes of a shard; equal episodes give equal bytes.
+
+    Raises:
+        ValueError: Episodes of several kinds or token layouts.
+    """
+    first = episodes[0] if episodes else Episode
+    layouts = {episode.layout for episode in episodes} or {POGEMA_LAYOUT.name}
+    if len(layouts) > 1:
+        raise ValueError(f"a shard holds episodes of one token layout, not of {', '.join(sorted(layouts))}")
+    metadata = {"marlgpt_store": str(VERSION), "marlgpt_kind": first.kind, "marlgpt_layout": layouts.pop()}
+    table = pa.Table.from_pylist(
+        [episode.row() for episode in episodes], schema=first.schema.with_metadata(metadata)
+    )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", compression_level=6)
     return sink.getvalue().to_pybytes()
 
 
-def write_shard(path: str | Path, episodes: list[Episode] | bytes) -> None:
+def write_shard(path: str | Path, episodes: list[Episode] | list[FrameEpisode] | bytes) -> None:
     """Write episodes, or what :func:`encode_shard` made of them, to ``path`` (temporary file, fsync, rename).
 
     Raises:
@@ -171,7 +196,7 @@ def write_shard(path: str | Path, episodes: list[Episode] | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_shard(path: str | Path) -> list[Episode]:
+def read_shard(path: str | Path) -> list[Episode] | list[FrameEpisode]:
     """Read all episodes of one shard.
 
     Raises:
@@ -183,20 +208,50 @@ def read_shard(path: str | Path) -> list[Episode]:
         raise StoreError(
             f"{path}: not a readable Parquet file ({error}); delete it or collect it again"
         ) from error
-    version = (table.schema.metadata or {}).get(b"marlgpt_store")
+    kind = _episode_class(path, table.schema)
+    missing = [name for name in kind.schema.names if name not in table.column_names]
+    if missing:
+        raise StoreError(f"{path}: columns missing: {', '.join(missing)}")
+    try:
+        return [kind.from_row(row) for row in table.to_pylist()]
+    except StoreError as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
+def _episode_class(path: str | Path, schema: pa.Schema) -> type[Episode] | type[FrameEpisode]:
+    """The class of a shard's episodes; ``StoreError`` for a foreign file or another version."""
+    metadata = schema.metadata or {}
+    version = metadata.get(b"marlgpt_store")
     if version is None:
         raise StoreError(f"{path}: not a trajectory store shard (no 'marlgpt_store' version in its metadata)")
     if version != str(VERSION).encode():
         raise StoreError(
             f"{path}: store version {version.decode(errors='replace')}, this code reads {VERSION}"
         )
-    missing = [name for name in _SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise StoreError(f"{path}: columns missing: {', '.join(missing)}")
+    kind = metadata.get(b"marlgpt_kind", b"grid").decode(errors="replace")  # shards of before had one kind
+    if kind not in KINDS:
+        raise StoreError(f"{path}: holds '{kind}' episodes, this code reads {' and '.join(KINDS)}")
+    if kind == "grid":
+        return Episode
+    from marlgpt_training.frame_episode import FrameEpisode
+
+    return FrameEpisode
+
+
+def layout_of(path: str | Path) -> str:
+    """Name of the token layout of a shard's observations; reads only the file's footer.
+
+    Raises:
+        StoreError: Naming the file and the reason.
+    """
     try:
-        return [Episode.from_row(row) for row in table.to_pylist()]
-    except StoreError as error:
-        raise StoreError(f"{path}: {error}") from error
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(
+            f"{path}: not a readable Parquet file ({error}); delete it or collect it again"
+        ) from error
+    _episode_class(path, schema)
+    return (schema.metadata.get(b"marlgpt_layout") or POGEMA_LAYOUT.name.encode()).decode()
 
 
 def shards(folder: str | Path) -> list[Path]:
