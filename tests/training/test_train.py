@@ -228,7 +228,7 @@ def test_divergence_stops_at_once_and_keeps_the_batch(run, monkeypatch):
     ):
         main(run)
     bad = np.load(run.out / "bad_batch_0.npz")
-    assert bad["packed"].shape == (32, 356) and bad["labels"].shape == (32,) and bad["masks"].shape == (32, 5)
+    assert bad["pogema-1/packed"].shape == (32, 356) and bad["pogema-1/labels"].shape == (32,) and bad["pogema-1/masks"].shape == (32, 5)
     state = torch.load(run.out / "state.pt", weights_only=True)
     assert state["step"] == 5 and all(torch.isfinite(v).all() for v in state["model"].values())
 

@@ -23,6 +23,8 @@ from torch.nn import functional as F
 MASKED = -1e9
 """Logit of an action that the mask forbids."""
 BASIS = 4
+ENVIRONMENTS = 4
+"""Environment ids of the published model, 0 is free: as many attribute tables give each its own."""
 
 
 @dataclass
@@ -242,6 +244,25 @@ class MarlGpt(nn.Module):
         self.layouts[layout.name] = layout
         ids = self.embedding.ids_of(layout, self.config.tables)
         self.ids[layout.name] = ids.to(next(self.embedding.parameters()).device)
+
+    def with_tables(self, tables: int) -> MarlGpt:
+        """A model with these weights and ``tables`` attribute tables.
+
+        Every environment among its layouts begins with the table that it used here.
+        """
+        config = ModelConfig(**{**asdict(self.config), "tables": tables})
+        model = MarlGpt(config, list(self.layouts.values()))
+        if config.reading == "scalar":
+            model.load_state_dict(self.state_dict())
+            return model
+        weights, own = self.state_dict(), model.state_dict()
+        for name, size in (("embedding.attribute", ATTRIBUTES), ("embedding.time", TIMES)):
+            old, new = weights.pop(name), own[name]
+            for environment in {layout.environment for layout in self.layouts.values()}:
+                source, target = environment % self.config.tables, environment % tables
+                new[target * size : (target + 1) * size] = old[source * size : (source + 1) * size]
+        model.load_state_dict({**weights, **{name: own[name] for name in own.keys() - weights.keys()}})
+        return model
 
     def embed(
         self, values: torch.Tensor, valid: torch.Tensor, layout: str | None = None

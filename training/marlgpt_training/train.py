@@ -17,17 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from marlgpt_policy.layout import POGEMA_LAYOUT
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from marlgpt_training import dagger
 from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint, torch_forward
 from marlgpt_training.collect import SHARP
-from marlgpt_training.data import Drawing, Samples, SampleStream, Source, parse_mixture
+from marlgpt_training.data import Drawing, Samples, parse_mixture
 from marlgpt_training.distributed import World, join
-from marlgpt_training.losses import LossConfig, Objective
-from marlgpt_training.model import MarlGpt, preset
+from marlgpt_training.losses import TERMS, LossConfig, Objective
+from marlgpt_training.mixture import Mixture
+from marlgpt_training.model import ENVIRONMENTS, MarlGpt, preset
 from marlgpt_training.progress import RunLog
 from marlgpt_training.rollout import throughput
 from marlgpt_training.run_state import check_config, load_state, save_state
@@ -155,13 +155,11 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.state_path = args.out / "state.pt"
         state = load_state(self.state_path, self.device) if self.state_path.exists() else None
-        if args.init:
-            self.model = load_checkpoint(args.init, POGEMA_LAYOUT)[0]
-        else:
-            config = preset(args.preset, args.reading)
-            config.value_range = (0.0, args.highest)
-            self.model = MarlGpt(config, POGEMA_LAYOUT)
-        self.model.to(self.device).train()
+        self.executor = (
+            ProcessPoolExecutor(args.loaders, multiprocessing.get_context("spawn")) if args.loaders else None
+        )
+        self.mixture = self._mixture()
+        self.model = self._model().to(self.device).train()
         self.step, self.samples, self.best = 0, 0, -1.0
         self.sums: dict[str, torch.Tensor] = {}  # of the loss terms since the last log entry
         self.summed = 0
@@ -174,11 +172,7 @@ class Trainer:
         if args.compile:
             objective.compile(dynamic=True)
         self.objective = DistributedDataParallel(objective) if world.size > 1 else objective
-        self.shown = MarlGpt(self.model.config, POGEMA_LAYOUT)  # a CPU copy of the average
-        self.executor = (
-            ProcessPoolExecutor(args.loaders, multiprocessing.get_context("spawn")) if args.loaders else None
-        )
-        self.streams = self._streams()
+        self.shown = MarlGpt(self.model.config, self.mixture.layouts)  # a CPU copy of the average
         if state:
             self._restore(state)
 
@@ -194,20 +188,26 @@ class Trainer:
         ]
         return torch.optim.AdamW(groups, lr=self.args.learning_rate, betas=(0.9, 0.98))
 
-    def _streams(self) -> list[SampleStream]:
+    def _mixture(self) -> Mixture:
         """This process's share of the batch's streams."""
         args, loss = self.args, self.args.loss
-        sources = parse_mixture(args.store)
-        total = sum(source.weight for source in sources)
-        rest = max(1 - args.dagger_share, 1e-9)  # the stores are all there is until the first DAgger shard
-        sources = [Source(s.folder, s.weight / total * rest) for s in sources if s.weight > 0]
-        sources.append(Source(args.out / "dagger", args.dagger_share, fresh=True))
         drawing = Drawing(transitions=loss.uses_critic, gamma=loss.gamma, td_steps=loss.td_steps)
-        return [
-            SampleStream(sources, args.seed, part, drawing, self.executor, ahead=max(1, args.loaders))
-            for part in range(args.parts)
-            if part % self.world.size == self.world.rank
-        ]
+        own = [part for part in range(args.parts) if part % self.world.size == self.world.rank]
+        return Mixture(
+            parse_mixture(args.store), args.out, args.dagger_share, args.batch // args.parts, own, args.seed,
+            drawing, self.executor, max(1, args.loaders),
+        )  # fmt: skip
+
+    def _model(self) -> MarlGpt:
+        """A new model, or the one to start from, for the layouts of the mixture."""
+        args, layouts = self.args, self.mixture.layouts
+        tables = ENVIRONMENTS if len({layout.environment for layout in layouts}) > 1 else 1
+        if args.init:
+            model = load_checkpoint(args.init, layouts, unseen=True)[0]
+            return model if tables <= model.config.tables else model.with_tables(tables)
+        config = preset(args.preset, args.reading)
+        config.value_range, config.tables = (0.0, args.highest), tables
+        return MarlGpt(config, layouts)
 
     def _restore(self, state: dict) -> None:
         self.average.load_state_dict(state["average"])
@@ -216,17 +216,16 @@ class Trainer:
         self.summed = state["summed"]
         share = 1.0 if self.world.leads else 0.0
         self.sums = {name: value.to(self.device) * share for name, value in state["sums"].items()}
-        if len(state["streams"]) == self.args.parts:
-            for k, stream in enumerate(self.streams):
-                stream.restore(state["streams"][self.world.rank + k * self.world.size])
-        elif self.world.leads:
-            print(f"--parts was {len(state['streams'])}; the batches to come are other ones")
+        same = len(state["streams"]) == self.args.parts
+        own = state["streams"][self.world.rank :: self.world.size]
+        if not (same and self.mixture.restore(own)) and self.world.leads:
+            print("--parts or --store have changed; the batches to come are other ones")
         if self.world.leads:
             print(f"resumed at step {self.step:,} ({self.samples:,} samples, best score {self.best:.3f})")
 
     def save(self) -> None:
         """Write state.pt; all processes must call it."""
-        own = [stream.state() for stream in self.streams]
+        own = self.mixture.state()
         streams = [own]
         sums = {name: self.world.sum(value.clone()) for name, value in self.sums.items()}
         if self.world.size > 1:
@@ -248,13 +247,26 @@ class Trainer:
             }
             save_state(self.state_path, state)
 
-    def batch(self) -> Samples:
-        """This process's samples of the next batch, those with few tokens first."""
-        size = self.args.batch // self.args.parts
-        samples = Samples.concatenate([stream.next(size) for stream in self.streams])
-        return samples.take(np.argsort((samples.packed != -128).sum(axis=1), kind="stable"))
+    def batch(self) -> list[Samples]:
+        """This process's samples of the next batch, one entry per layout."""
+        return self.mixture.batch()
 
-    def update(self, samples: Samples) -> None:
+    def _pieces(self, batch: list[Samples]) -> list[Samples]:
+        """The batch in pieces of one layout each, about ``chunks`` of equal size."""
+        total = sum(map(len, batch))
+        pieces = []
+        for samples in batch:
+            count = min(len(samples), max(1, round(self.args.chunks * len(samples) / total)))
+            pieces += [samples.take(index) for index in np.array_split(np.arange(len(samples)), count)]
+        return pieces
+
+    def _count(self, sums: dict[str, torch.Tensor], layout: str) -> None:
+        """Add to the sums since the last log entry; also by layout where there are several."""
+        for name, value in sums.items():
+            for key in [name] if len(self.mixture.layouts) == 1 else [name, f"{name}/{layout}"]:
+                self.sums[key] = self.sums.get(key, 0) + value.double()
+
+    def update(self, batch: list[Samples]) -> None:
         """One optimiser step on this process's samples.
 
         Raises:
@@ -262,7 +274,7 @@ class Trainer:
         """
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.args, self.step)
-        pieces = np.array_split(np.arange(len(samples)), min(self.args.chunks, len(samples)))
+        pieces = self._pieces(batch)
         scale = self.world.size / self.args.batch  # DistributedDataParallel averages over the processes
         for k, piece in enumerate(pieces):
             last = k == len(pieces) - 1
@@ -271,14 +283,13 @@ class Trainer:
             mixed = torch.autocast(kind, torch.bfloat16, enabled=self.args.precision == "bf16")
             with waits:
                 with mixed:
-                    total, sums = self.objective(samples.take(piece).tensors(self.device))
+                    total, sums = self.objective(piece.tensors(self.device), piece.layout)
                 (total * scale).backward()
-            for name, value in sums.items():
-                self.sums[name] = self.sums.get(name, 0) + value.double()
+            self._count(sums, piece.layout)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         if not torch.isfinite(norm):  # stop before the weights, their average and the state are spoilt
             path = self.args.out / f"bad_batch_{self.world.rank}.npz"
-            np.savez(path, **samples.arrays())
+            np.savez(path, **{f"{s.layout}/{name}": a for s in batch for name, a in s.arrays().items()})
             raise FloatingPointError(
                 f"the gradient is {float(norm)} at step {self.step + 1}; the batch is in {path}, the last good state "
                 f"in {self.state_path}. Lower --learning-rate, or look at the batch"
@@ -291,21 +302,30 @@ class Trainer:
         self.summed += 1
 
     def means(self) -> dict[str, float]:
-        """Means per sample since the last call, over all processes: loss, its terms, and accuracy."""
+        """Means per sample since the last call, over all processes: loss, its terms, and accuracy.
+
+        With several layouts each figure also by layout, as ``bc/smax-5v5-1``.
+        """
         names = list(self.sums)
         totals = self.world.sum(torch.stack([self.sums[name] for name in names])).tolist()
-        found = dict(zip(names, totals, strict=True))
-        hits, labelled = found.pop("hits"), found.pop("labelled")
-        found = {name: value / (self.summed * self.args.batch) for name, value in found.items()}
-        loss = sum(getattr(self.args.loss, name) * value for name, value in found.items())
+        sums, found = dict(zip(names, totals, strict=True)), {}
+        mixture = self.mixture
+        sizes = {
+            f"/{x.name}": n * self.args.parts for x, n in zip(mixture.layouts, mixture.sizes, strict=True)
+        }
+        for tail, size in {"": self.args.batch, **(sizes if len(sizes) > 1 else {})}.items():
+            terms = {name: sums[name + tail] / (self.summed * size) for name in TERMS if name + tail in sums}
+            found |= {name + tail: value for name, value in terms.items()}
+            found[f"loss{tail}"] = sum(getattr(self.args.loss, name) * value for name, value in terms.items())
+            found[f"accuracy{tail}"] = sums[f"hits{tail}"] / max(1.0, sums[f"labelled{tail}"])
         self.sums, self.summed = {}, 0
-        return {"loss": loss, **found, "accuracy": hits / max(1.0, labelled)}
+        return found
 
     def publish(self) -> None:
         """Save the newest average, which DAgger workers drive."""
         self.shown.load_state_dict({k: v.cpu() for k, v in self.average.module.state_dict().items()})
         facts = {"step": self.step, "samples": self.samples}
-        save_checkpoint(self.args.out / "student.safetensors", self.shown, POGEMA_LAYOUT, facts)
+        save_checkpoint(self.args.out / "student.safetensors", self.shown, self.mixture.layouts, facts)
 
     def evaluate(self, log: RunLog) -> None:
         """Validate the average; keep it if it is the best so far."""
@@ -316,7 +336,7 @@ class Trainer:
         if metrics["score"] > self.best:
             self.best = metrics["score"]
             facts = {"step": self.step, "samples": self.samples, **metrics}
-            save_checkpoint(self.args.out / "best.safetensors", self.shown, POGEMA_LAYOUT, facts)
+            save_checkpoint(self.args.out / "best.safetensors", self.shown, self.mixture.layouts, facts)
 
 
 def start_workers(args: Args) -> list:
@@ -360,10 +380,10 @@ def run(trainer: Trainer, log: RunLog | None, stop: StopRequest) -> None:
             if world.any(stop.flag or time.time() - started > args.minutes * 60):
                 break
         waiting = time.time()
-        samples = trainer.batch()
+        batch = trainer.batch()
         if log:
             log.waited(time.time() - waiting)
-        trainer.update(samples)
+        trainer.update(batch)
         if log:
             log.bar.update()
         if trainer.step % LOG_EVERY == 0 or trainer.step == args.steps:
