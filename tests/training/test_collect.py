@@ -99,14 +99,15 @@ def test_main_fills_a_store_and_resumes(tmp_path, capsys):
     args.shards = 2
     assert main(args) == 0
     assert first.stat().st_mtime_ns == stamp and first.read_bytes() == data
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["pibt-0-00000.parquet", "pibt-0-00001.parquet"]
+    names = ["CARD.md", "pibt-0-00000.parquet", "pibt-0-00001.parquet"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
     assert (tmp_path / "pibt-0-00001.parquet").read_bytes() != data
     assert main(args) == 0
-    said = capsys.readouterr().out.rstrip()
-    assert "2 shards" in said and said.endswith(" 0 new labelled agent steps")
+    said = capsys.readouterr().out
+    assert "2 shards" in said and " 0 new labelled agent steps\n" in said
 
 
 def test_wrong_expert_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="--expert cbs: choose lns or pibt"):
+    with pytest.raises(ValueError, match="--expert cbs: choose lns or pibt for pogema"):
         main(Args(out=tmp_path / "new", expert="cbs"))
     assert not (tmp_path / "new").exists()

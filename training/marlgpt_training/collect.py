@@ -1,4 +1,4 @@
-"""Collect labelled POGEMA episodes: an expert drives, or a student drives and the expert labels (DAgger)."""
+"""Collect labelled episodes: an expert drives, or a student drives and the expert labels (DAgger)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from marlgpt_policy.policy import choose_from_logits
 from marlgpt_policy.shield import shielded
 from tqdm import tqdm
 
-from marlgpt_training import maps, pool
+from marlgpt_training import games, maps, pool
+from marlgpt_training.data_card import write_card
+from marlgpt_training.environments.base import layout_of
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt
 from marlgpt_training.grid_env import GridEnv
@@ -180,14 +182,19 @@ class Args:
 
     out: Path = Path("out/store")
     """Folder of the store; existing shards are kept and numbering goes on, so a stopped run resumes."""
+    game: str = "pogema"
+    """pogema, or GAME/SCENARIO such as smax/5v5 or grf/pass_and_shoot (make envs installs them)."""
     shards: int = 16
     """Number of shards the store should hold in the end."""
     episodes: int = 24
-    """Episodes in one shard."""
+    """Episodes played for one shard."""
     steps: int = 128
-    """Step limit of a lifelong episode."""
-    expert: str = "lns"
-    """Who drives and labels: lns (large-neighbourhood search) or pibt."""
+    """Step limit of a lifelong episode of POGEMA; other games have their own."""
+    expert: str | None = None
+    """Who drives and labels. POGEMA: lns (large-neighbourhood search, the default) or pibt; SMAX: ppo (default) or
+    focus; GRF: script (default) or search."""
+    winners: bool = False
+    """Keep won episodes only (games other than pogema)."""
     seed: int = 0
     """Seed of maps, starts, goals and search."""
     workers: int = max(1, (os.cpu_count() or 2) - 1)
@@ -203,35 +210,71 @@ class Job:
     """One shard to collect, wherever that happens."""
 
     name: str
+    game: str
     seed: int
     episodes: int
     steps: int
     expert: str
+    winners: bool = False
 
 
-def work(job: Job) -> tuple[bytes, int]:
-    """The shard's bytes and its labelled agent steps; the caller writes, since a cluster shares no folder."""
-    done = roll_out(job.seed, job.episodes, job.steps, job.expert)
-    return encode_shard(done), sum(episode.actions.size for episode in done)
+def work(job: Job) -> tuple[bytes, int, int]:
+    """The shard's bytes, its labelled agent steps and its episodes; the caller writes: a cluster shares no folder."""
+    if job.game == "pogema":
+        done = roll_out(job.seed, job.episodes, job.steps, job.expert)
+    else:
+        teacher = games.expert(job.game.split("/")[0], job.expert, job.seed)
+        seeds = [job.seed + k for k in range(job.episodes)]
+        done = games.play(job.game, seeds, teacher, keep=games.won if job.winners else None)
+        if not done:
+            raise ValueError(f"none of {job.episodes} episodes was won; ask for more --episodes in a shard")
+    return encode_shard(done), sum(int((episode.labels >= 0).sum()) for episode in done), len(done)
 
 
-def main(args: Args) -> int:
-    """Collect what is missing; prints the number of labelled agent steps. 1 if a shard failed."""
-    if args.expert not in ("lns", "pibt"):
-        raise ValueError(f"--expert {args.expert}: choose lns or pibt")
+def jobs_of(args: Args) -> list[Job]:
+    """One job per shard that the store does not have yet.
+
+    Raises:
+        ValueError: Naming the option that cannot be.
+    """
+    expert = args.expert or games.default_expert(args.game)
+    if expert not in games.experts_of(args.game):
+        choices = " or ".join(games.experts_of(args.game))
+        raise ValueError(f"--expert {expert}: choose {choices} for {args.game}")
     for name in ("shards", "episodes", "steps"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)}: at least 1 is needed")
+    if args.winners and args.game == "pogema":
+        raise ValueError("--winners: episodes of pogema are not won; leave it out")
     pool.check(args.backend, args.workers)
+    if args.game != "pogema":
+        layout_of(args.game)
+        span = games.HELD_OUT // 100  # of seeds, one after the other: no two shards play the same episode
+        if args.shards * args.episodes > span or not 0 <= args.seed < 100:
+            raise ValueError(
+                f"--shards x --episodes above {span} or --seed outside 0..99: episode seeds would reach into those "
+                "of evaluations or of another --seed"
+            )
+    label = expert if args.game == "pogema" else f"{args.game.replace('/', '-')}-{expert}"
+    first = args.seed * (100_003 if args.game == "pogema" else span)
+    stride = 1 if args.game == "pogema" else args.episodes
     present = {path.name for path in shards(args.out)}
-    names = [f"{args.expert}-{args.seed}-{k:05d}.parquet" for k in range(args.shards)]
-    jobs = [
-        Job(name, args.seed * 100_003 + k, args.episodes, args.steps, args.expert)
+    names = [f"{label}-{args.seed}-{k:05d}.parquet" for k in range(args.shards)]
+    return [
+        Job(name, args.game, first + k * stride, args.episodes, args.steps, expert, args.winners)
         for k, name in enumerate(names)
         if name not in present
     ]
+
+
+def main(args: Args) -> int:
+    """Collect what is missing; prints the number of labelled agent steps and writes the data card.
+
+    1 if a shard failed.
+    """
+    jobs = jobs_of(args)
     args.out.mkdir(parents=True, exist_ok=True)
-    started, total, failed = time.time(), 0, 0
+    started, total, failed, kept = time.time(), 0, 0, 0
     with tqdm(total=len(jobs), unit="shard") as bar:
         for job, result in pool.run(work, jobs, args.workers, args.backend, args.ray_address):
             bar.update()
@@ -240,12 +283,16 @@ def main(args: Args) -> int:
                 bar.write(f"{job.name} (seed {job.seed}) failed: {result!r}", file=sys.stderr)
                 continue
             write_shard(args.out / job.name, result[0])
-            total += result[1]
+            total, kept = total + result[1], kept + result[2]
             bar.set_postfix_str(f"{total / (time.time() - started):,.0f} labels/s")
     size = sum(path.stat().st_size for path in shards(args.out))
     print(
         f"{args.out}: {len(shards(args.out))} shards, {size / 1e6:.1f} MB, {total:,} new labelled agent steps"
     )
+    played = args.episodes * (len(jobs) - failed)
+    if args.winners and played:
+        print(f"kept the {kept} won episodes of {played} ({kept / played:.0%})")
+    print(f"data card: {write_card(args.out)}")
     if failed:
         print(f"{failed} shards failed, see above; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0

@@ -48,21 +48,49 @@ def split(game: str) -> tuple[str, str]:
     return name, scenario
 
 
+EXPERTS = {
+    "pogema": ("lns", "pibt"),
+    "smax": ("ppo", "focus"),
+    "grf": ("script", "search"),
+}
+"""Experts of each game, the default first."""
+
+
+def experts_of(game: str) -> tuple[str, ...]:
+    """Experts of a game or GAME/SCENARIO; ``random`` plays all but pogema.
+
+    Raises:
+        ValueError: The game has none.
+    """
+    name = game.partition("/")[0]
+    return EXPERTS.get(name, ()) if name == "pogema" else (*EXPERTS.get(name, ()), "random")
+
+
+def default_expert(game: str) -> str:
+    """Who labels if nobody is named."""
+    return experts_of(game)[0]
+
+
 def expert(game: str, name: str, seed: int = 0) -> Player:
-    """The expert ``name`` of ``game`` (e.g. smax: ppo, focus; grf: script), or ``random``.
+    """The expert ``name`` of ``game`` (not pogema), or the random player.
 
     Raises:
         ValueError: The game has no such expert.
     """
+    if name not in experts_of(game):
+        raise ValueError(f"{game} has no expert '{name}'; choose {' or '.join(experts_of(game))}")
     if name == "random":
         return RandomPlayer(seed)
     if game == "smax":
         from marlgpt_training.experts.smax_play import player
-    elif game == "grf":
-        from marlgpt_training.experts.grf_play import player
     else:
-        raise ValueError(f"{game} has no expert; 'random' is all there is")
+        from marlgpt_training.experts.grf_play import player
     return player(name)
+
+
+def won(episode: FrameEpisode) -> bool:
+    """Whether the episode was a success."""
+    return episode.spec["metrics"]["success"] > 0
 
 
 class Recording:

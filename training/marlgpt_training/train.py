@@ -20,7 +20,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from marlgpt_training import dagger
+from marlgpt_training import dagger, games
 from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint, torch_forward
 from marlgpt_training.collect import SHARP
 from marlgpt_training.data import Drawing, Samples, parse_mixture
@@ -80,14 +80,19 @@ class Args:
     """DAgger shards kept per worker; older ones are deleted."""
     dagger_share: float = 0.6
     """Share of the samples that come from DAgger shards once there are any."""
+    dagger_games: list[str] = field(default_factory=lambda: ["pogema"])
+    """Games whose student episodes are labelled: pogema, or GAME/SCENARIO:EXPERT such as smax/5v5:ppo. Checkpoints
+    are chosen by what the student reaches in these. Those that --store has no samples of are left out."""
     dagger_device: str = "cpu"
     """Where the student's rollouts run: cpu or cuda."""
     expert: str = "lns"
-    """Expert that labels DAgger states: lns or pibt."""
+    """Expert that labels POGEMA's DAgger states: lns or pibt."""
     loaders: int = 0
     """Processes that prepare samples; 0 prepares them in the trainer (best where every core trains)."""
     evaluate_every: int = 1000
     """Steps between validation rollouts; 0 for none, then no best checkpoint is chosen."""
+    evaluate_episodes: int = 32
+    """Episodes of each game other than pogema in a validation."""
     save_every: int = 500
     """Steps between saved states; a killed run repeats at most so many."""
     minutes: float = 1e9
@@ -112,17 +117,29 @@ def learning_rate(args: Args, step: int) -> float:
     return args.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
 
-def validate(model: MarlGpt) -> dict[str, float]:
-    """Rollout throughput on held-out random maps and mazes with shield, and unshielded on random maps."""
-    forward = torch_forward(model)
-    result = {
-        "random32_shield": throughput(forward, "random", 32, 6, 128, True, SHARP),
-        "random64_shield": throughput(forward, "random", 64, 6, 128, True, SHARP),
-        "random32_sampled": throughput(forward, "random", 32, 6, 128, False),
-        "maze32_shield": throughput(forward, "maze", 32, 6, 128, True, SHARP),
-    }
-    result["score"] = float(np.mean(list(result.values())))
-    return result
+def validate(model: MarlGpt, tasks: list[dagger.Task], episodes: int) -> dict[str, float]:
+    """What the model reaches in held-out episodes, and the ``score`` that checkpoints are chosen by.
+
+    POGEMA: goals per step on random maps and mazes with shield, and unshielded on random maps. Other games: share of
+    ``episodes`` with success. The score is the mean over the games.
+    """
+    result, scores = {}, []
+    for task in tasks:
+        forward = torch_forward(model, "cpu", task.layout.name)
+        if task.game == "pogema":
+            found = {
+                "random32_shield": throughput(forward, "random", 32, 6, 128, True, SHARP),
+                "random64_shield": throughput(forward, "random", 64, 6, 128, True, SHARP),
+                "random32_sampled": throughput(forward, "random", 32, 6, 128, False),
+                "maze32_shield": throughput(forward, "maze", 32, 6, 128, True, SHARP),
+            }
+        else:
+            seeds = [games.HELD_OUT + 500_000 + k for k in range(episodes)]
+            played = games.play(task.game, seeds, None, forward, SHARP)
+            found = {task.game: float(np.mean([episode.spec["metrics"]["success"] for episode in played]))}
+        result |= found
+        scores.append(np.mean(list(found.values())))
+    return {**result, "score": float(np.mean(scores))}
 
 
 def check(args: Args, world: World) -> Args:
@@ -141,6 +158,8 @@ def check(args: Args, world: World) -> Args:
             f"--parts {args.parts} must be a multiple of the {world.size} processes, and --batch {args.batch} one of "
             "--parts"
         )
+    for text in args.dagger_games:
+        dagger.Task.parse(text, args.expert)
     if not 0 <= args.dagger_share <= 1:
         raise ValueError(f"--dagger-share {args.dagger_share}: choose a share between 0 and 1")
     return args
@@ -159,6 +178,9 @@ class Trainer:
             ProcessPoolExecutor(args.loaders, multiprocessing.get_context("spawn")) if args.loaders else None
         )
         self.mixture = self._mixture()
+        known = {layout.name for layout in self.mixture.layouts}
+        tasks = [dagger.Task.parse(text, args.expert) for text in args.dagger_games]
+        self.tasks = [task for task in tasks if task.layout.name in known]
         self.model = self._model().to(self.device).train()
         self.step, self.samples, self.best = 0, 0, -1.0
         self.sums: dict[str, torch.Tensor] = {}  # of the loss terms since the last log entry
@@ -330,7 +352,7 @@ class Trainer:
     def evaluate(self, log: RunLog) -> None:
         """Validate the average; keep it if it is the best so far."""
         self.publish()
-        metrics = validate(self.shown)
+        metrics = validate(self.shown, self.tasks, self.args.evaluate_episodes)
         log.write(self.step, self.samples, metrics)
         log.bar.write("  rollout " + " ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
         if metrics["score"] > self.best:
@@ -339,16 +361,18 @@ class Trainer:
             save_checkpoint(self.args.out / "best.safetensors", self.shown, self.mixture.layouts, facts)
 
 
-def start_workers(args: Args) -> list:
+def start_workers(args: Args, tasks: list[dagger.Task]) -> list:
     """Start the DAgger processes."""
+    if not tasks:
+        return []
     context = multiprocessing.get_context("spawn")
     workers = [
         context.Process(
             target=dagger.run,
-            args=(args.out / "dagger", args.out / "student.safetensors", args.seed, k),
+            args=(args.out, args.out / "student.safetensors", args.seed, k, tasks),
             kwargs={
-                "episodes": args.dagger_episodes, "steps": 128, "expert": args.expert,
-                "keep": args.dagger_keep, "device": args.dagger_device,
+                "episodes": args.dagger_episodes, "steps": 128, "keep": args.dagger_keep,
+                "device": args.dagger_device,
             },
             daemon=True,
         )
@@ -394,7 +418,7 @@ def run(trainer: Trainer, log: RunLog | None, stop: StopRequest) -> None:
                 trainer.publish()
             logged = trainer.step
         over = trainer.step == args.steps
-        if args.evaluate_every and (over or trainer.step % args.evaluate_every == 0):
+        if args.evaluate_every and trainer.tasks and (over or trainer.step % args.evaluate_every == 0):
             over = True
             if log:
                 trainer.evaluate(log)
@@ -418,7 +442,7 @@ def main(args: Args) -> int:
         if world.leads:
             log = RunLog(args.out, trainer.step, args.steps)
             trainer.publish()
-            workers = start_workers(args)
+            workers = start_workers(args, trainer.tasks)
         run(trainer, log, StopRequest())
         step, best = trainer.step, trainer.best
         world.barrier()  # nobody leaves the group while another still needs it
