@@ -29,14 +29,22 @@ def test_a_new_goal_starts_anew_and_resting_at_the_goal_is_no_trouble():
     assert patience.idle.tolist() == [0, 0]
 
 
-def test_pushed_off_its_goal_a_robot_counts_until_it_is_back():
+def test_pushed_off_its_goal_a_robot_counts_up_and_back_at_it_down():
     patience = Patience(1)
     own = np.array([0])
     for distance in (2, 1, 0, 1, 2, 1):
         patience.update(own, np.array([distance]), GOALS[:1])
     assert patience.idle.tolist() == [3]
-    patience.update(own, np.array([0]), GOALS[:1])
-    assert patience.idle.tolist() == [0]
+    for idle in (2, 1, 0, 0):
+        patience.update(own, np.array([0]), GOALS[:1])
+        assert patience.idle.tolist() == [idle]
+
+
+def test_robots_that_push_each_other_off_their_goals_in_turn_are_stuck():
+    patience = Patience(1)
+    for step in range(3 * PATIENCE):
+        patience.update(np.array([0]), np.array([(0, 1, 2)[step % 3]]), GOALS[:1])
+    assert patience.idle[0] >= PATIENCE - 2
 
 
 def test_robots_that_do_not_decide_are_not_counted():

@@ -326,16 +326,17 @@ def test_dagger_adds_shards_of_the_student_and_drops_old_ones(tmp_path, small_mo
         left = iter([7] * (count + 1) + [1])  # the parent lives for that many rounds
         monkeypatch.setattr(dagger.os, "getppid", lambda: next(left))
         monkeypatch.setattr(dagger.os, "nice", lambda _: 0)
-        dagger.run(
-            tmp_path, student, 0, 3, [dagger.Task("pogema", "pibt")], episodes=1, steps=4, keep=2
-        )
+        dagger.run(tmp_path, student, 0, 3, [dagger.Task("pogema", "pibt")], episodes=1, steps=4, keep=2)
         return sorted(p.name for p in (tmp_path / "dagger").glob("*.parquet"))
 
     assert rounds(3) == ["dagger-3-000001.parquet", "dagger-3-000002.parquet"]
     first = (tmp_path / "dagger" / "dagger-3-000002.parquet").read_bytes()
     assert rounds(1) == ["dagger-3-000002.parquet", "dagger-3-000003.parquet"]  # numbering goes on
     assert (tmp_path / "dagger" / "dagger-3-000002.parquet").read_bytes() == first
-    assert read_shard(tmp_path / "dagger" / "dagger-3-000003.parquet")[0].source in ("student+pibt", "shielded+pibt")
+    assert read_shard(tmp_path / "dagger" / "dagger-3-000003.parquet")[0].source in (
+        "student+pibt",
+        "shielded+pibt",
+    )
 
 
 def test_learning_rate_schedule():

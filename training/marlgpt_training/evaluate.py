@@ -1,4 +1,4 @@
-"""Evaluate policies in the real ``pogema`` package on this project's generated maps or on given map files."""
+"""Evaluate policies in the real ``pogema`` package on generated maps or on given map files, or in other games."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from marlgpt_training import pool
-from marlgpt_training.evaluation import plots
+from marlgpt_training.evaluation import games, plots
 from marlgpt_training.evaluation.contestants import BASELINES, Contestant, contestants
 from marlgpt_training.evaluation.episode import RADIUS, play_in_worker
 from marlgpt_training.evaluation.instances import Instance, agent_counts, instances
@@ -22,10 +22,18 @@ from marlgpt_training.evaluation.report import normalised_table, summarise, tabl
 
 @dataclasses.dataclass
 class Args:
-    """Evaluate policies in pogema."""
+    """Evaluate policies in pogema or another game."""
 
     policy: list[str] = dataclasses.field(default_factory=list)
-    """ONNX files and baselines (pibt, lns, random, greedy-path); pibt if none is named."""
+    """ONNX files and baselines (pibt, lns, random, greedy-path); pibt if none is named. In other games: ONNX files,
+    checkpoints and the game's experts."""
+    game: str = "pogema"
+    """pogema, or GAME/SCENARIO such as smax/5v5; then only --policy, --episodes, --sample, --temperature, --unseen,
+    --workers and --json count."""
+    episodes: int = 128
+    """Episodes in a game other than pogema."""
+    unseen: bool = False
+    """Let checkpoints play a layout that they were not trained on (other unit counts): zero-shot."""
     maps: str = "random"
     """Family of generated maps (random, maze, warehouse, rooms) or a YAML file of pogema-toolbox maps."""
     count: int = 16
@@ -62,7 +70,7 @@ def check(args: Args) -> None:
     """
     if args.mode not in ("lifelong", "one-shot"):
         raise ValueError(f"--mode {args.mode}: choose lifelong or one-shot")
-    for name in ("count", "steps", "seeds", "workers"):
+    for name in ("count", "steps", "seeds", "workers", "episodes"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)}: at least 1 is needed")
     if args.temperature is not None and not 0 < args.temperature < float("inf"):
@@ -149,6 +157,18 @@ def play_all(
 def main(args: Args) -> int:
     """Play everything in parallel, print tables, write JSON and pictures."""
     check(args)
+    if args.game != "pogema":
+        games.evaluate(
+            args.game,
+            args.policy,
+            args.episodes,
+            args.sample,
+            args.temperature,
+            args.unseen,
+            args.workers,
+            args.json,
+        )
+        return 0
     counts = agent_counts(args.agents)
     who = contestants(args.policy or ["pibt"], args.shield, args.sample, args.temperature)
     lifelong = args.mode == "lifelong"

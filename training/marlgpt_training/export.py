@@ -41,6 +41,8 @@ class Args:
     """Checkpoint to export."""
     out: Path = Path("out/policy.onnx")
     """ONNX file to write."""
+    layout: str = POGEMA_LAYOUT.name
+    """Token layout, and with it the game, that the file is for; a joint model makes one file per layout."""
     store: Path = Path("out/store")
     """Store whose observations the parity check uses; random ones where it does not exist."""
     observations: int = 10_000
@@ -65,6 +67,17 @@ def to_onnx(model: MarlGpt, layout: TokenLayout, path: Path, facts: dict, traini
     write_atomically(path, lambda temporary: temporary.write_bytes(exported.SerializeToString()))
 
 
+class _Reading(torch.nn.Module):
+    """A model that reads one layout."""
+
+    def __init__(self, model: MarlGpt, layout: str) -> None:
+        super().__init__()
+        self.model, self.layout = model, layout
+
+    def forward(self, values, valid, action_mask):
+        return self.model(values, valid, action_mask, self.layout)
+
+
 def to_proto(model: MarlGpt, layout: TokenLayout, facts: dict, training: str) -> onnx.ModelProto:
     """``model`` in fp32 as ONNX, with its metadata."""
     model.eval()
@@ -74,7 +87,7 @@ def to_proto(model: MarlGpt, layout: TokenLayout, facts: dict, training: str) ->
     names = ["values", "valid", "action_mask"]
     with tempfile.TemporaryDirectory() as folder:
         torch.onnx.export(
-            model,
+            _Reading(model, layout.name),
             (values, torch.ones(2, len(layout), dtype=torch.bool), mask),
             f"{folder}/policy.onnx",
             input_names=names,
@@ -105,9 +118,11 @@ def parity(model: MarlGpt, policy: OnnxPolicy, packed: np.ndarray, masks: np.nda
     for start in range(0, len(packed), 1000):
         values, valid = expand(packed[start : start + 1000])
         mask = np.zeros((len(values), MAX_ACTIONS), dtype=bool)
-        mask[:, :5] = masks[start : start + 1000]
+        part = masks[start : start + 1000]
+        mask[:, : part.shape[1]] = part
         with torch.inference_mode():
-            expected, expected_q = model(*(torch.from_numpy(a) for a in (values, valid, mask)))
+            inputs = (torch.from_numpy(a) for a in (values, valid, mask))
+            expected, expected_q = model(*inputs, policy.layout.name)
         found = policy(values, valid, mask)
         logits = np.abs(expected.numpy() - found.logits)[mask].max()
         worst = max(worst, float(logits), float(np.abs(expected_q.numpy() - found.q).max()))

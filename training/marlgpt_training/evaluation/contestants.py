@@ -11,6 +11,7 @@ from marlgpt_policy.encoders import pogema as encoder
 from marlgpt_policy.layout import HISTORY, POGEMA_LAYOUT
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy import OnnxPolicy, choose
+from marlgpt_policy.rescue import PLANNED, Rescue
 from marlgpt_policy.shield import shielded
 
 from marlgpt_training.collect import SHARP
@@ -132,6 +133,8 @@ class Player:
         self.goals: np.ndarray | None = None
         self.waited = self.random.random(agents)
         self.patience = Patience(agents)
+        self.rescue = Rescue(self.costs, agents)
+        self.nothing_closed = np.zeros(moves.shape[:2], dtype=np.bool_)
         self.pibt = Pibt(moves, agents, seed)
         mode = LIFELONG if lifelong else ONE_SHOT
         self.lns = LnsExpert(moves, agents, mode, window, seed=seed) if contestant.name == "lns" else None
@@ -176,8 +179,11 @@ class Player:
         action = choose(output.probabilities, temperature, self.random)
         if not self.contestant.shield:
             return action
+        planned = self.rescue.propose(own, cells, goals, fields, self.patience.idle, self.nothing_closed)
+        action = np.where(planned >= 0, planned, action)
         # Agents at their goal (one-shot) let the others pass.
         at_goal = (cells == goals).all(axis=1)
         self.waited = np.where(arrived | at_goal, self.random.random(len(cells)), self.waited + 1)
+        priority = np.where(planned >= 0, self.waited + PLANNED, self.waited)
         seed = int(self.random.integers(2**32))
-        return shielded(output.logits, action, mask, cells, self.waited, self.moves, seed)
+        return shielded(output.logits, action, mask, cells, priority, self.moves, seed)

@@ -16,8 +16,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 from marlgpt_policy.encoders.pogema import MOVES, UNREACHABLE
+from marlgpt_policy.lacam import lacam, neighbour_table
 
-from marlgpt_training.experts.lacam import lacam, neighbour_table
 from marlgpt_training.experts.pibt import pibt_actions
 
 LIFELONG, ONE_SHOT = 0, 1

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 from marlgpt_policy.encoders.pogema import MOVES
+from marlgpt_policy.lacam import TIE_ORDER
 from marlgpt_policy.shield import _pibt
-
-# Fixed tie-breaking makes the labels a function of the state, which a student can learn.
-TIE_ORDER = np.array([4, 2, 3, 1, 0], dtype=np.int64)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -98,6 +98,11 @@ class CostToGo:
         self._capacity = int(capacity)
         self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
 
+    @property
+    def moves(self) -> np.ndarray:
+        """bool[R, C, 5] edges of the grid; do not change them."""
+        return self._moves
+
     def __len__(self) -> int:
         """Return the number of fields kept now."""
         return len(self._kept)

@@ -22,6 +22,7 @@ from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.layout import HISTORY
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy import OnnxPolicy, choose
+from marlgpt_policy.rescue import PLANNED, Rescue
 from marlgpt_policy.reservations import NOBODY, Reservations
 from marlgpt_policy.shield import move_worth, rank_moves, resolve
 from marlgpt_policy.tracker import Drive, MotionLimits, track
@@ -216,6 +217,7 @@ class Fleet:
         self.progress = np.ones(n)
         self.waited = self.random.random(n)
         self.patience = Patience(n)
+        self.rescue = Rescue(self.costs, n)
         self.commands = np.zeros((n, 3))
         self.goals_reached = np.zeros(n, dtype=np.int64)
         self.vetoes = np.zeros(n, dtype=np.int64)
@@ -521,12 +523,19 @@ class Fleet:
         temperatures = self.patience.temperatures(members, self.config.temperature)
         proposed = choose(output.probabilities, temperatures, self.random)
         inferred = time.perf_counter()
+        fixed = ~ready[on_grid]
+        closed = blocked.copy()
+        closed[tuple(anchors[on_grid[fixed]].T)] = True
+        planned = self.rescue.propose(
+            members, anchors[members], goals[members], fields[which], self.patience.idle[members], closed
+        )
+        proposed = np.where(planned >= 0, planned, proposed).astype(np.int8)
         ranking = np.full((len(on_grid), 5), -1, dtype=np.int8)
         ranking[which] = rank_moves(output.logits, proposed, mask)
         worth = np.zeros((len(on_grid), 5))
         worth[which] = move_worth(output.logits, proposed, mask)
-        fixed = ~ready[on_grid]
         priority = np.where(self.goals[on_grid, 0] >= 0, self.waited[on_grid], self.waited[on_grid] % 1.0)
+        priority[which] += np.where(planned >= 0, PLANNED, 0.0)
         seed = int(self.random.integers(2**32))
         executed = resolve(anchors[on_grid], ranking, priority, self.grid.moves, fixed, blocked, worth, seed)
         shielded = time.perf_counter()

@@ -18,8 +18,10 @@ RISE = 20
 class Patience:
     """Decisions that each of n robots has taken since it was last nearer to its goal than ever before.
 
+    A decision at the goal takes one off again: robots that push each other off their goals in turn are stuck, too.
+
     Attributes:
-        idle: int[n] those decisions; 0 at the goal.
+        idle: int[n] those decisions.
     """
 
     def __init__(self, n: int) -> None:
@@ -38,8 +40,9 @@ class Patience:
         """
         fresh = (goals != self._goals[robots]).any(axis=1)
         nearest = np.where(fresh, np.iinfo(np.int64).max, self._nearest[robots])
-        closer = (distance < nearest) | (distance == 0)
-        self.idle[robots] = np.where(closer, 0, self.idle[robots] + 1)
+        waited = self.idle[robots]
+        waited = np.where(distance == 0, np.maximum(waited - 1, 0), waited + 1)
+        self.idle[robots] = np.where(distance < nearest, 0, waited)
         self._nearest[robots] = np.minimum(nearest, distance)
         self._goals[robots] = goals
 

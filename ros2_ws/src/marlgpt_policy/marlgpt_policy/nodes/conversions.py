@@ -143,6 +143,7 @@ def diagnostics(
         "decision_ms": f"{decision_ms:.2f}",
         "decisions": str(fleet.decisions),
         "vetoes": str(int(fleet.vetoes.sum())),
+        "plans for stuck robots": str(fleet.rescue.count),
         "goals_reached": str(int(fleet.goals_reached.sum())),
         "rejected_messages": str(rejected),
     }

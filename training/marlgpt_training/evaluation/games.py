@@ -1,0 +1,193 @@
+"""Evaluation in games other than POGEMA: episodes with success or not, on seeds that training never draws."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from marlgpt_policy.policy import OnnxPolicy
+from scipy.stats import binomtest
+from tqdm import tqdm
+
+from marlgpt_training import games, pool
+from marlgpt_training.checkpoint import load_checkpoint, torch_forward
+from marlgpt_training.collect import SHARP
+from marlgpt_training.environments.base import layout_of
+from marlgpt_training.evaluation.contestants import SWITCHES
+from marlgpt_training.evaluation.journal import Journal
+
+CHUNK = 16
+"""Episodes that one job plays side by side."""
+FILES = (".onnx", ".safetensors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """Who plays: a policy file at a temperature (0: greedy), an expert, or random."""
+
+    name: str
+    temperature: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """As shown in tables."""
+        if not self.name.endswith(FILES):
+            return self.name
+        how = f"sampled T={self.temperature:g}" if self.temperature > 0 else "greedy"
+        return f"{Path(self.name).stem} {how}"
+
+
+def contestants(game: str, policies: list[str], sample: str, temperature: float | None) -> list[Contestant]:
+    """Everyone who plays, in the order of ``policies``.
+
+    Raises:
+        ValueError: A name that is neither a policy file nor an expert of the game, or an unknown switch.
+    """
+    if sample not in SWITCHES:
+        raise ValueError(f"--sample {sample}: choose on, off or both")
+    found = []
+    for name in policies:
+        if name in games.experts_of(game):
+            found.append(Contestant(name))
+        elif name.endswith(FILES) and Path(name).is_file():
+            heat = SHARP if temperature is None else temperature
+            found += [Contestant(name, heat if sampled else 0.0) for sampled in SWITCHES[sample]]
+        else:
+            raise ValueError(
+                f"--policy {name}: no such file (.onnx or .safetensors), and no expert of {game}, which has "
+                f"{', '.join(games.experts_of(game))}"
+            )
+    return found
+
+
+def forward_of(name: str, game: str, unseen: bool) -> games.Forward:
+    """The student in the file ``name`` as a function of observations.
+
+    Raises:
+        ValueError: The file does not fit the game's layout (``unseen``: layouts it was not trained on will do).
+    """
+    layout = layout_of(game)
+    if name.endswith(".onnx"):
+        policy = OnnxPolicy(name, layout, ("CPUExecutionProvider",), 1)
+        return lambda values, valid, mask: policy(values, valid, mask).logits
+    return torch_forward(load_checkpoint(name, layout, unseen)[0], "cpu", layout.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A few episodes of one contestant."""
+
+    game: str
+    who: Contestant
+    seeds: tuple[int, ...]
+    unseen: bool
+
+
+def work(job: Job) -> list[dict]:
+    """Metrics of the job's episodes, in the order of its seeds."""
+    import torch
+
+    torch.set_num_threads(1)
+    name, teacher, student = job.who.name, None, None
+    if name.endswith(FILES):
+        student = forward_of(name, job.game, job.unseen)
+    else:
+        teacher = games.expert(job.game.split("/")[0], name, job.seeds[0])
+    played = games.play(job.game, list(job.seeds), teacher, student, job.who.temperature)
+    by_seed = {episode.seed: episode.spec["metrics"] | {"return": _return(episode)} for episode in played}
+    return [by_seed[seed] for seed in job.seeds]
+
+
+def _return(episode) -> float:
+    return float(episode.rewards.astype(np.float64).sum(axis=0).mean())
+
+
+def interval(successes: int, episodes: int) -> tuple[float, float]:
+    """95 % interval of a success rate (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
+    found = binomtest(successes, episodes).proportion_ci(0.95, "wilson")
+    return float(found.low), float(found.high)
+
+
+def summarise(results: list[dict]) -> dict:
+    """Success rate with its interval and the means of all metrics."""
+    wins = int(sum(entry["success"] > 0 for entry in results))
+    low, high = interval(wins, len(results))
+    means = {name: float(np.mean([entry[name] for entry in results])) for name in results[0]}
+    return {"episodes": len(results), **means, "success_ci95": [low, high]}
+
+
+def table(policies: dict[str, dict]) -> str:
+    """Markdown table of the report."""
+    lines = ["| | success | 95 % interval | return | steps | episodes |", "|---|---|---|---|---|---|"]
+    for label, entry in policies.items():
+        low, high = entry["success_ci95"]
+        lines.append(
+            f"| {label} | {entry['success']:.3f} | {low:.3f} to {high:.3f} | {entry['return']:.2f} | "
+            f"{entry['steps']:.0f} | {entry['episodes']} |"
+        )
+    return "\n".join(lines)
+
+
+def evaluate(
+    game: str,
+    policies: list[str],
+    episodes: int,
+    sample: str,
+    temperature: float | None,
+    unseen: bool,
+    workers: int,
+    out: Path | None,
+) -> dict:
+    """Play, print a table and write ``out``; the report.
+
+    Raises:
+        ValueError: Naming what cannot be: a game, a policy, an episode that failed.
+    """
+    games.split(game)
+    layout = layout_of(game)
+    who = contestants(game, policies or [games.default_expert(game)], sample, temperature)
+    for one in who:
+        if one.name.endswith(FILES):
+            forward_of(one.name, game, unseen)  # fails before any work
+    protocol = {
+        "game": game,
+        "layout": layout.name,
+        "episodes": episodes,
+        "first_seed": games.HELD_OUT,
+        "unseen": unseen,
+        "interval": "95 %, Wilson",
+        "policies": [dataclasses.asdict(one) | _digest(one.name) for one in who],
+    }
+    journal = Journal(out.with_name(out.name + ".partial.jsonl"), protocol) if out else None
+    done = dict(journal.done) if journal else {}
+    seeds = [games.HELD_OUT + k for k in range(episodes)]
+    jobs = []
+    for one in who:
+        missing = [seed for seed in seeds if f"{one.label}|{seed}" not in done]
+        jobs += [Job(game, one, tuple(missing[k : k + CHUNK]), unseen) for k in range(0, len(missing), CHUNK)]
+    with tqdm(total=len(who) * episodes, initial=len(done), unit="episode") as bar:
+        for job, result in pool.run(work, jobs, max(1, min(workers, len(jobs)))):
+            if isinstance(result, Exception):
+                raise ValueError(f"{job.who.label} in {game}: {result}") from result
+            for seed, metrics in zip(job.seeds, result, strict=True):
+                done[f"{job.who.label}|{seed}"] = metrics
+                if journal:
+                    journal.add(f"{job.who.label}|{seed}", metrics)
+            bar.update(len(job.seeds))
+    found = {one.label: summarise([done[f"{one.label}|{seed}"] for seed in seeds]) for one in who}
+    report = {"policy": who[0].label, "protocol": protocol, "policies": found}
+    print(f"\n{game}, {episodes} episodes\n\n{table(found)}\n")
+    if out:
+        temporary = out.with_name(out.name + ".tmp")
+        temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+        temporary.replace(out)
+        journal.remove()
+        print(f"written to {out}")
+    return report
+
+
+def _digest(name: str) -> dict[str, str]:
+    return {"sha256": hashlib.sha256(Path(name).read_bytes()).hexdigest()} if name.endswith(FILES) else {}
