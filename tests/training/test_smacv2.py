@@ -259,6 +259,8 @@ def test_game_that_dies_is_reported_and_started_anew(game):
             for _ in range(3):
                 env.step(stand(env, seen, None))
         assert env.reset(1).active.all()
+        env.close()
+        assert env.reset(2).active.all()
 
 
 def test_says_what_starcraft_lacks(game, tmp_path, monkeypatch):

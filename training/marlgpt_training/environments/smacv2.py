@@ -192,9 +192,10 @@ class Smacv2(Environment):
         return dict(self._metrics)
 
     def close(self) -> None:
-        """End StarCraft II."""
+        """End StarCraft II; another episode starts it again."""
         self.wrapper.close()
-        self._mask = None
+        self.wrapper.env._episode_count = 0
+        self._started, self._mask = False, None
 
     @contextlib.contextmanager
     def _global_random(self) -> Iterator[None]:
