@@ -180,7 +180,9 @@ class Game:
             message.orders.add(ability_id=unit.order[0])
 
     def on_query(self, _):
-        return sys.modules["s2clientprotocol.query_pb2"].ResponseQuery()
+        from s2clientprotocol import query_pb2
+
+        return query_pb2.ResponseQuery()
 
     def on_available_maps(self, _):
         return self.api.ResponseAvailableMaps(local_map_paths=["SMAC_Maps/32x32_flat.SC2Map"])
