@@ -14,6 +14,10 @@ COMMANDS = {
     "critic": ("marlgpt_training.critic", "train the critic of a finished policy on returns"),
     "evaluate": ("marlgpt_training.evaluate", "evaluate policies in the real pogema package"),
     "export": ("marlgpt_training.export", "export a checkpoint to ONNX and check parity with PyTorch"),
+    "import-dataset": (
+        "marlgpt_training.published_data",
+        "import published MAPF-GPT and MARL-GPT data files",
+    ),
     "import-checkpoint": ("marlgpt_training.published", "convert the published MARL-GPT checkpoint"),
     "model-card": ("marlgpt_training.model_card", "write the model card of a policy from its evaluations"),
     "map": (
@@ -49,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(module.Args, prog=f"marlgpt {argv[0]}", args=argv[1:])
     try:
         return module.main(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"marlgpt {argv[0]}: {error}", file=sys.stderr)
         return 1
 

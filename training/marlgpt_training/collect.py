@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders import pogema
+from marlgpt_policy.encoders.registry import layout_of
 from marlgpt_policy.policy import choose_from_logits
 from marlgpt_policy.shield import shielded
 from tqdm import tqdm
 
 from marlgpt_training import games, maps, pool
 from marlgpt_training.data_card import write_card
-from marlgpt_training.environments.base import layout_of
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt
 from marlgpt_training.grid_env import GridEnv

@@ -11,12 +11,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from marlgpt_policy.layout import POGEMA_LAYOUT, TokenLayout
+from marlgpt_policy.encoders.registry import layout_of
+from marlgpt_policy.layout import TokenLayout
 
 from marlgpt_training import games
 from marlgpt_training.checkpoint import load_checkpoint, torch_forward
 from marlgpt_training.collect import collect_shard
-from marlgpt_training.environments.base import layout_of
 from marlgpt_training.mixture import dagger_folder
 from marlgpt_training.store import shards, write_shard
 
@@ -36,7 +36,7 @@ class Task:
     @property
     def layout(self) -> TokenLayout:
         """Token layout of the game."""
-        return POGEMA_LAYOUT if self.game == "pogema" else layout_of(self.game)
+        return layout_of(self.game)
 
     @staticmethod
     def parse(text: str, expert: str) -> Task:

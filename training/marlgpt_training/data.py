@@ -19,6 +19,7 @@ from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT
 
 from marlgpt_training.frame_episode import FrameEpisode
 from marlgpt_training.replay import transition, unroll
+from marlgpt_training.sample_store import is_sample_shard, read_samples
 from marlgpt_training.store import Episode, StoreError, read_shard, shards
 
 INVALID = -128
@@ -184,6 +185,24 @@ def _narrow(mask: np.ndarray, episode: Episode | FrameEpisode) -> np.ndarray:
     return mask[:, :5] if isinstance(episode, Episode) else mask
 
 
+def shard_samples(path: Path, rng: np.random.Generator, drawing: Drawing) -> Iterator[Samples]:
+    """Samples of one shard, of episodes or of single observations.
+
+    Raises:
+        StoreError: Not readable, or without what ``drawing`` asks for.
+    """
+    if not is_sample_shard(path):
+        for episode in read_shard(path):
+            yield from episode_samples(episode, rng, drawing)
+        return
+    if drawing.transitions:
+        raise StoreError(f"{path}: single observations train no critic; leave this store out of the mixture")
+    shard = read_samples(path)
+    index = rng.permutation(len(shard))[: 16 * drawing.per_episode]
+    labels = shard.labels[index].astype(np.int64)
+    yield Samples(shard.packed[index], shard.masks[index, :5], labels, layout=shard.layout)
+
+
 def make_round(
     paths: list[Path], seed: tuple[int, ...], drawing: Drawing
 ) -> tuple[Samples | None, dict[Path, str]]:
@@ -195,14 +214,14 @@ def make_round(
         if path in bad:
             continue
         try:
-            for episode in read_shard(path):
-                wanted = drawing.layout or (parts[0].layout if parts else episode.layout)
-                if episode.layout != wanted:
-                    raise StoreError(
-                        f"holds observations of {episode.layout}, the others are of {wanted}; keep each layout in a "
-                        "folder of its own"
-                    )
-                parts += episode_samples(episode, rng, drawing)
+            found = list(shard_samples(path, rng, drawing))
+            wanted = drawing.layout or (parts or found)[0].layout
+            if any(samples.layout != wanted for samples in found):
+                raise StoreError(
+                    f"holds observations of {found[0].layout}, the others are of {wanted}; keep each layout in a "
+                    "folder of its own"
+                )
+            parts += found
         except StoreError as error:
             bad[path] = str(error) if str(path) in str(error) else f"{path}: {error}"
     if not parts:

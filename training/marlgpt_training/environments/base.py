@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from marlgpt_policy.encoders.frames import FrameEncoder
-from marlgpt_policy.layout import TokenLayout
 
 REGISTRY = {
     "smax": ("marlgpt_training.environments.smax", "Smax"),
@@ -84,11 +83,6 @@ class Environment(abc.ABC):
     encoder: FrameEncoder
     agents: int
 
-    @classmethod
-    @abc.abstractmethod
-    def layout_of(cls, scenario: str) -> TokenLayout:
-        """The scenario's token layout, without starting the game; ``ValueError`` for an unknown scenario."""
-
     @abc.abstractmethod
     def reset(self, seed: int) -> Observation:
         """Begin an episode; equal seeds give equal episodes for equal moves."""
@@ -138,19 +132,6 @@ def make(game: str, scenario: str, **options) -> Environment:
         raise ValueError(f"unknown game '{game}'; choose one of {', '.join(REGISTRY)}")
     module, name = REGISTRY[game]
     return getattr(importlib.import_module(module), name)(scenario, **options)
-
-
-def layout_of(game: str) -> TokenLayout:
-    """Token layout of ``GAME/SCENARIO``, without making the environment.
-
-    Raises:
-        ValueError: Unknown game or scenario.
-    """
-    name, _, scenario = game.partition("/")
-    if name not in REGISTRY:
-        raise ValueError(f"unknown game '{name}'; choose one of {', '.join(REGISTRY)}")
-    module, cls = REGISTRY[name]
-    return getattr(importlib.import_module(module), cls).layout_of(scenario)
 
 
 class History:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from marlgpt_policy.encoders.registry import layout_of
 from marlgpt_policy.policy import OnnxPolicy
 from scipy.stats import binomtest
 from tqdm import tqdm
@@ -15,7 +16,6 @@ from tqdm import tqdm
 from marlgpt_training import games, pool
 from marlgpt_training.checkpoint import load_checkpoint, torch_forward
 from marlgpt_training.collect import SHARP
-from marlgpt_training.environments.base import layout_of
 from marlgpt_training.evaluation.contestants import SWITCHES
 from marlgpt_training.evaluation.journal import Journal
 

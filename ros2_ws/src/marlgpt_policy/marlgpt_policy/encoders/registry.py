@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Callable
 
 from marlgpt_policy.encoders.frames import FrameEncoder
 from marlgpt_policy.layout import POGEMA_LAYOUT, LayoutError, TokenLayout
 
-GAMES = {
-    "smax": "marlgpt_policy.encoders.smax",
-    "smacv2": "marlgpt_policy.encoders.smacv2",
-    "grf": "marlgpt_policy.encoders.grf",
-}
-"""First part of a layout's name -> module whose ``encoder_named(name)`` gives its encoder (None: unknown)."""
+
+def _module(name: str):
+    return importlib.import_module(f"marlgpt_policy.encoders.{name}")
+
+
+def _smax(scenario: str) -> FrameEncoder:
+    allies, enemies = re.fullmatch(r"(\d+)v(\d+)", scenario).groups()
+    return _module("smax").smax_encoder(int(allies), int(enemies))
+
+
+def _smacv2(scenario: str) -> FrameEncoder:
+    race, allies, enemies = re.fullmatch(r"([a-z]+)[-_](\d+)v(\d+)", scenario).groups()
+    return _module("smacv2").smacv2_encoder(race, int(allies), int(enemies))
+
+
+def _grf(_: str) -> FrameEncoder:
+    return _module("grf").ENCODER
+
+
+GAMES: dict[str, Callable[[str], FrameEncoder]] = {"smax": _smax, "smacv2": _smacv2, "grf": _grf}
+"""Game -> encoder of a scenario, named as in the environment or as in the layout's name. A layout is called
+GAME-SCENARIO-VERSION, or GAME-VERSION where all scenarios share it. A new game adds a line here."""
 
 
 def frame_encoder(name: str) -> FrameEncoder:
@@ -21,9 +39,12 @@ def frame_encoder(name: str) -> FrameEncoder:
     Raises:
         LayoutError: No game has such a layout.
     """
-    module = GAMES.get(name.split("-")[0])
-    found = importlib.import_module(module).encoder_named(name) if module else None
-    if found is None:
+    game, _, rest = name.partition("-")
+    try:
+        found = GAMES[game](rest.rpartition("-")[0])
+    except (KeyError, AttributeError, ValueError):
+        found = None
+    if found is None or found.layout.name != name:
         known = ", ".join([POGEMA_LAYOUT.name, *(f"{game}-..." for game in GAMES)])
         raise LayoutError(f"unknown token layout '{name}'; this version knows {known}")
     return found
@@ -32,3 +53,20 @@ def frame_encoder(name: str) -> FrameEncoder:
 def layout_named(name: str) -> TokenLayout:
     """The token layout called ``name``; ``LayoutError`` if no game has it."""
     return POGEMA_LAYOUT if name == POGEMA_LAYOUT.name else frame_encoder(name).layout
+
+
+def layout_of(game: str) -> TokenLayout:
+    """The token layout of GAME/SCENARIO, without starting the game; of POGEMA for ``pogema``.
+
+    Raises:
+        ValueError: Unknown game, or a scenario that has no layout.
+    """
+    name, _, scenario = game.partition("/")
+    if name == "pogema":
+        return POGEMA_LAYOUT
+    if name not in GAMES:
+        raise ValueError(f"unknown game '{name}'; choose one of pogema, {', '.join(GAMES)}")
+    try:
+        return GAMES[name](scenario).layout
+    except AttributeError:
+        raise ValueError(f"unknown scenario '{scenario}' of {name}") from None
