@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from marlgpt_policy.policy import choose_from_logits
 
-from marlgpt_training.environments.base import Environment, History, Observation, make
+from marlgpt_training.environments.base import Environment, History, Observation, environment_class, make
 from marlgpt_training.frame_episode import FrameEpisode
 
 SIDE_BY_SIDE = 8
@@ -48,22 +48,14 @@ def split(game: str) -> tuple[str, str]:
     return name, scenario
 
 
-EXPERTS = {
-    "pogema": ("lns", "pibt"),
-    "smax": ("ppo", "focus"),
-    "grf": ("script", "search"),
-}
-"""Experts of each game, the default first."""
-
-
 def experts_of(game: str) -> tuple[str, ...]:
-    """Experts of a game or GAME/SCENARIO; ``random`` plays all but pogema.
+    """Experts of a game or GAME/SCENARIO, the default first; ``random`` plays all but plain ``pogema``.
 
     Raises:
-        ValueError: The game has none.
+        ValueError: Unknown game.
     """
-    name = game.partition("/")[0]
-    return EXPERTS.get(name, ()) if name == "pogema" else (*EXPERTS.get(name, ()), "random")
+    experts = environment_class(game.partition("/")[0]).experts
+    return experts if game == "pogema" else (*experts, "random")
 
 
 def default_expert(game: str) -> str:
@@ -72,20 +64,16 @@ def default_expert(game: str) -> str:
 
 
 def expert(game: str, name: str, seed: int = 0) -> Player:
-    """The expert ``name`` of ``game`` (not pogema), or the random player.
+    """The expert ``name`` of ``game`` as a player of single games, or the random player.
 
     Raises:
         ValueError: The game has no such expert.
     """
-    if name not in experts_of(game):
-        raise ValueError(f"{game} has no expert '{name}'; choose {' or '.join(experts_of(game))}")
     if name == "random":
         return RandomPlayer(seed)
-    if game == "smax":
-        from marlgpt_training.experts.smax_play import player
-    else:
-        from marlgpt_training.experts.grf_play import player
-    return player(name)
+    if name not in experts_of(game):
+        raise ValueError(f"{game} has no expert '{name}'; choose {' or '.join(experts_of(game))}")
+    return environment_class(game).expert(name, seed)
 
 
 def won(episode: FrameEpisode) -> bool:

@@ -161,12 +161,14 @@ def encode_shard(episodes: list[Episode] | list[FrameEpisode]) -> bytes:
     """``episodes`` as the bytes of a shard; equal episodes give equal bytes.
 
     Raises:
-        ValueError: Episodes of several kinds or token layouts.
+        ValueError: Episodes of several kinds or token layouts, or POGEMA's among those of kind ``frames``.
     """
     first = episodes[0] if episodes else Episode
     layouts = {episode.layout for episode in episodes} or {POGEMA_LAYOUT.name}
     if len(layouts) > 1:
         raise ValueError(f"a shard holds episodes of one token layout, not of {', '.join(sorted(layouts))}")
+    if first.kind == "frames" and POGEMA_LAYOUT.name in layouts:
+        raise ValueError("episodes of POGEMA are kept as maps and moves: collect them as game 'pogema'")
     metadata = {"marlgpt_store": str(VERSION), "marlgpt_kind": first.kind, "marlgpt_layout": layouts.pop()}
     table = pa.Table.from_pylist(
         [episode.row() for episode in episodes], schema=first.schema.with_metadata(metadata)

@@ -1,8 +1,9 @@
 """One small interface for every game: reset, step, observe; what an episode came to; snapshots where there are any.
 
 An environment is one module in this package with a subclass of :class:`Environment`, one token layout in
-``marlgpt_policy`` and one line in :data:`REGISTRY`. Everything else (collection, training, evaluation) works through
-this interface. A game's package is imported when an environment is made, never before.
+``marlgpt_policy`` and one line in :data:`REGISTRY`; a game in a package of its own has an entry point instead
+(docs/new-environment.md). Everything else (collection, training, evaluation) works through this interface. A game's
+package is imported when an environment is made, never before.
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ from __future__ import annotations
 import abc
 import importlib
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from marlgpt_policy.encoders.frames import FrameEncoder
+
+if TYPE_CHECKING:
+    from marlgpt_training.games import Player
 
 REGISTRY = {
     "smax": ("marlgpt_training.environments.smax", "Smax"),
@@ -21,6 +27,8 @@ REGISTRY = {
     "pogema": ("marlgpt_training.environments.pogema", "Pogema"),
 }
 """Name of a game -> (module, class)."""
+GROUP = "marlgpt.games"
+"""Group of the entry points by which other packages add environment classes."""
 
 
 class MissingExtra(ImportError):
@@ -76,12 +84,19 @@ class Environment(abc.ABC):
         scenario: Scenario name.
         encoder: Turns histories of frames into token values; ``encoder.layout`` is the token layout.
         agents: Number of agents n.
+        experts: Names of the game's experts, the default first.
     """
 
     game: str
     scenario: str
     encoder: FrameEncoder
     agents: int
+    experts: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def expert(cls, name: str, seed: int = 0) -> Player:
+        """The expert ``name`` of :attr:`experts`; by default from this project's module of the game's experts."""
+        return importlib.import_module(f"marlgpt_training.experts.{cls.game}_play").player(name)
 
     @abc.abstractmethod
     def reset(self, seed: int) -> Observation:
@@ -121,6 +136,21 @@ class Environment(abc.ABC):
         self.close()
 
 
+def environment_class(game: str) -> type[Environment]:
+    """The class of ``game``, from :data:`REGISTRY` or an installed package; the game itself is not imported.
+
+    Raises:
+        ValueError: Unknown game.
+    """
+    if game in REGISTRY:
+        module, name = REGISTRY[game]
+        return getattr(importlib.import_module(module), name)
+    for entry in entry_points(group=GROUP, name=game):
+        return entry.load()
+    known = ", ".join([*REGISTRY, *sorted(entry_points(group=GROUP).names)])
+    raise ValueError(f"unknown game '{game}'; choose one of {known}")
+
+
 def make(game: str, scenario: str, **options) -> Environment:
     """The environment ``scenario`` of ``game``.
 
@@ -128,10 +158,7 @@ def make(game: str, scenario: str, **options) -> Environment:
         ValueError: Unknown game or scenario.
         MissingExtra: The game's package is not installed.
     """
-    if game not in REGISTRY:
-        raise ValueError(f"unknown game '{game}'; choose one of {', '.join(REGISTRY)}")
-    module, name = REGISTRY[game]
-    return getattr(importlib.import_module(module), name)(scenario, **options)
+    return environment_class(game)(scenario, **options)
 
 
 class History:

@@ -109,6 +109,7 @@ class Grf(Environment):
     """
 
     game = "grf"
+    experts = ("script", "search")
     encoder = layout.ENCODER
 
     def __init__(self, scenario: str = "pass_and_shoot", steps: int | None = None) -> None:

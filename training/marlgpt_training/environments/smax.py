@@ -312,6 +312,7 @@ class Smax(Environment):
     """
 
     game = "smax"
+    experts = ("ppo", "focus")
 
     def __init__(self, scenario: str) -> None:
         """Set up ``scenario``: 5v5, 5v6, 10v10 or another AvB.

@@ -61,6 +61,13 @@ class FrameEncoder:
         attr, team, agent, time, entity = np.array(rows).T
         self.layout = TokenLayout(name, environment, actions, attr, team, agent, time, entity)
 
+    @classmethod
+    def of_values(cls, layout: TokenLayout) -> FrameEncoder:
+        """For a layout whose values another encoder makes, history included: one frame of all but the last of them."""
+        encoder = cls.__new__(cls)
+        encoder.layout, encoder.features, encoder.frames = layout, len(layout) - 1, 1
+        return encoder
+
     def encode(self, frames: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token values of n observers.
 

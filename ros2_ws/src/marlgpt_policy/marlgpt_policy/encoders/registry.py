@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 from collections.abc import Callable
+from importlib.metadata import entry_points
 
 from marlgpt_policy.encoders.frames import FrameEncoder
 from marlgpt_policy.layout import POGEMA_LAYOUT, LayoutError, TokenLayout
@@ -30,7 +32,25 @@ def _grf(_: str) -> FrameEncoder:
 
 GAMES: dict[str, Callable[[str], FrameEncoder]] = {"smax": _smax, "smacv2": _smacv2, "grf": _grf}
 """Game -> encoder of a scenario, named as in the environment or as in the layout's name. A layout is called
-GAME-SCENARIO-VERSION, or GAME-VERSION where all scenarios share it. A new game adds a line here."""
+GAME-SCENARIO-VERSION, or GAME-VERSION where all scenarios share it. A new game adds a line here, or its package
+names such a function as an entry point in :data:`GROUP` (docs/new-environment.md)."""
+GROUP = "marlgpt.layouts"
+"""Group of the entry points by which other packages add games."""
+
+
+@functools.cache
+def encoders(game: str) -> Callable[[str], FrameEncoder]:
+    """The function in :data:`GAMES` or in an installed package that makes the encoders of ``game``.
+
+    Raises:
+        ValueError: Unknown game.
+    """
+    if game in GAMES:
+        return GAMES[game]
+    for entry in entry_points(group=GROUP, name=game):
+        return entry.load()
+    known = ", ".join(["pogema", *GAMES, *sorted(entry_points(group=GROUP).names)])
+    raise ValueError(f"unknown game '{game}'; choose one of {known}")
 
 
 def frame_encoder(name: str) -> FrameEncoder:
@@ -41,11 +61,12 @@ def frame_encoder(name: str) -> FrameEncoder:
     """
     game, _, rest = name.partition("-")
     try:
-        found = GAMES[game](rest.rpartition("-")[0])
-    except (KeyError, AttributeError, ValueError):
+        found = encoders(game)(rest.rpartition("-")[0])
+    except (AttributeError, ValueError):
         found = None
     if found is None or found.layout.name != name:
-        known = ", ".join([POGEMA_LAYOUT.name, *(f"{game}-..." for game in GAMES)])
+        games = [*GAMES, *sorted(entry_points(group=GROUP).names)]
+        known = ", ".join([POGEMA_LAYOUT.name, *(f"{game}-..." for game in games)])
         raise LayoutError(f"unknown token layout '{name}'; this version knows {known}")
     return found
 
@@ -64,9 +85,8 @@ def layout_of(game: str) -> TokenLayout:
     name, _, scenario = game.partition("/")
     if name == "pogema":
         return POGEMA_LAYOUT
-    if name not in GAMES:
-        raise ValueError(f"unknown game '{name}'; choose one of pogema, {', '.join(GAMES)}")
+    find = encoders(name)
     try:
-        return GAMES[name](scenario).layout
+        return find(scenario).layout
     except AttributeError:
         raise ValueError(f"unknown scenario '{scenario}' of {name}") from None
