@@ -1,0 +1,115 @@
+"""Tune the football script for a scenario: cross-entropy search over its numbers, by episodes won.
+
+    python -m marlgpt_training.experts.grf_tune --scenario pass_and_shoot --minutes 20
+
+Prints the best style found whenever it changes. Seeds stay below :data:`HELD_OUT`, evaluation uses larger ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from marlgpt_training.collect import HELD_OUT
+from marlgpt_training.environments.grf import Grf
+from marlgpt_training.experts.grf_script import STYLES, GrfScript, Style
+from marlgpt_training.experts.grf_search import roll_out, vary
+
+
+@dataclasses.dataclass
+class Args:
+    """Tune the football script."""
+
+    scenario: str = "pass_and_shoot"
+    """Scenario's short name."""
+    minutes: float = 10.0
+    """Time to spend."""
+    seed: int = 0
+    """Seed of variations and episodes."""
+    noise: float = 0.05
+    """Probability that an agent does something else in a step: what wins all the same can be learnt by a student."""
+    out: Path | None = None
+    """Append every measured style to this file, one JSON object a line; read first, so that a run resumes."""
+
+
+def win_rate(env: Grf, style: Style, seeds: range | list[int], noise: float = 0.0) -> float:
+    """Share of the episodes ``seeds`` that the script wins with ``style``, in spite of ``noise`` in its moves."""
+    script, wins = GrfScript(style), 0
+    for seed in seeds:
+        env.reset(seed)
+        wins += roll_out(env, script, 400, noise, np.random.default_rng(seed))[1]
+    return wins / len(seeds)
+
+
+@dataclasses.dataclass
+class Candidate:
+    """A style and what it has won so far."""
+
+    style: Style
+    wins: float = 0.0
+    played: int = 0
+
+    @property
+    def score(self) -> float:
+        """Win rate, shrunk towards 1/4 as long as few episodes were played."""
+        return (self.wins + 1) / (self.played + 4)
+
+    def play(self, env: Grf, rng: np.random.Generator, episodes: int, noise: float) -> None:
+        """Play more episodes."""
+        seeds = [int(s) for s in rng.integers(HELD_OUT, size=episodes)]
+        self.wins += episodes * win_rate(env, self.style, seeds, noise)
+        self.played += episodes
+
+
+def propose(kept: list[Candidate], rng: np.random.Generator) -> Style:
+    """A variation of one of the better styles, or a mixture of two of them."""
+    first, second = (kept[int(len(kept) * rng.random() ** 2)] for _ in range(2))
+    if rng.random() < 0.5:
+        one, other = dataclasses.asdict(first.style), dataclasses.asdict(second.style)
+        first = Candidate(Style(**{k: (one if rng.random() < 0.5 else other)[k] for k in one}))
+    return vary(first.style, rng, float(rng.choice([0.1, 0.25, 0.5])))
+
+
+def load(path: Path | None) -> list[Candidate]:
+    """What an earlier run measured."""
+    if path is None or not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [Candidate(Style(**row["style"]), row["wins"], row["played"]) for row in rows]
+
+
+def main(args: Args) -> None:
+    """Search until the time is up; candidates that do well are played more often."""
+    rng = np.random.default_rng([args.seed, int(time.time())] if args.out else args.seed)
+    kept = load(args.out) or [Candidate(style) for style in dict.fromkeys((*STYLES.values(), Style()))]
+    env, until, best = Grf(args.scenario), time.time() + 60 * args.minutes, None
+    for candidate in kept:
+        if not candidate.played:
+            candidate.play(env, rng, 16, args.noise)
+    while time.time() < until:
+        kept.sort(key=lambda c: -c.score)
+        fresh = len(kept) < 4 or rng.random() < 0.6
+        candidate = Candidate(propose(kept[:8], rng)) if fresh else kept[int(rng.integers(min(4, len(kept))))]
+        candidate.play(env, rng, 8, args.noise)
+        bar = kept[min(3, len(kept) - 1)].score
+        if fresh and candidate.wins / candidate.played >= bar:
+            candidate.play(env, rng, 16, args.noise)
+        if fresh:
+            kept.append(candidate)
+        kept = sorted(kept, key=lambda c: -c.score)[:24]
+        if kept[0] is not best or not fresh:
+            best = kept[0]
+            print(f"{best.wins:.0f} of {best.played}: {best.style}", flush=True)
+    if args.out is not None:
+        rows = [{"style": dataclasses.asdict(c.style), "wins": c.wins, "played": c.played} for c in kept]
+        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    env.close()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
