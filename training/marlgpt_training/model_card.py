@@ -58,7 +58,8 @@ def card(policy: OnnxPolicy, evaluations: list[dict], commands: list[str]) -> st
             f"{protocol['mode']} on {protocol['maps']} maps, {protocol['maps_per_count']} per agent count, "
             f"{protocol['seeds']} seed(s), {protocol['steps']} steps, `{protocol['collision_system']}` collisions, "
             f"{protocol['environment']}; mean and 95 % interval over "
-            f"{protocol.get('interval_over', 'episodes')}. `T` is the sampling temperature.",
+            f"{protocol.get('interval_over', 'episodes')}. `T` is the sampling temperature, `rescued` the share of "
+            "moves that came from a search's plans for stuck robots and not from the policy.",
             "",
             table(report),
             "",

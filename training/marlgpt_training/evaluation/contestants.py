@@ -134,6 +134,7 @@ class Player:
         self.waited = self.random.random(agents)
         self.patience = Patience(agents)
         self.rescue = Rescue(self.costs, agents)
+        self.planned = 0  # moves that came from its plans, of all agents
         self.nothing_closed = np.zeros(moves.shape[:2], dtype=np.bool_)
         self.pibt = Pibt(moves, agents, seed)
         mode = LIFELONG if lifelong else ONE_SHOT
@@ -180,6 +181,7 @@ class Player:
         if not self.contestant.shield:
             return action
         planned = self.rescue.propose(own, cells, goals, fields, self.patience.idle, self.nothing_closed)
+        self.planned += int((planned >= 0).sum())
         action = np.where(planned >= 0, planned, action)
         # Agents at their goal (one-shot) let the others pass.
         at_goal = (cells == goals).all(axis=1)

@@ -48,6 +48,8 @@ def play(contestant: Contestant, policy: OnnxPolicy | None, instance: Instance) 
         - ``decision_ms``: mean time of a joint decision,
         - ``agent_collisions``, ``wall_collisions``: moves that the environment refused,
         - ``coordination``: 1 - refused moves / (agents * steps),
+        - ``rescued``: share of the agents' moves that a plan for stuck robots proposed instead of the policy (behind
+          the shield only),
         - ``congestion``: density of agents on the map / mean density in the agents' observations,
         - ``shortest`` (one-shot): sum of all agents' shortest paths in steps, a lower bound of SoC.
     """
@@ -80,6 +82,7 @@ def play(contestant: Contestant, policy: OnnxPolicy | None, instance: Instance) 
         "steps": steps,
         "decision_ms": spent / steps * 1e3,
         "coordination": 1 - sum(refused_by.values()) / (instance.agents * steps),
+        "rescued": player.planned / (instance.agents * steps),
         "congestion": float(density / metrics["avg_agents_density"]),
     }
     if not instance.lifelong:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from marlgpt_training.evaluation.metrics import NAMES
+from marlgpt_training.evaluation.report import rescued
 
 # Okabe & Ito's colours, distinguishable with colour blindness; markers and lines change as well.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b8a800")
@@ -21,6 +24,7 @@ BOTH = {
     "decision_ms": "time of a joint decision (ms)",
     "coordination": "coordination",
     "congestion": "congestion",
+    "rescued": "share of moves that came from plans for stuck robots",
 }
 
 
@@ -39,12 +43,14 @@ def draw(report: dict, folder: Path) -> list[Path]:
     lifelong = report["protocol"]["mode"] == "lifelong"
     written = []
     for metric, label in {**(LIFELONG if lifelong else ONE_SHOT), **BOTH}.items():
+        if metric == "rescued" and not any(map(rescued, report["policies"].values())):
+            continue
         figure, axis = pyplot.subplots(figsize=(6.4, 4.2), constrained_layout=True)
         for k, (name, entry) in enumerate(report["policies"].items()):
             agents = [int(n) for n in entry["by_agents"]]
             points = [here[metric] for here in entry["by_agents"].values()]
-            halves = [here[f"{metric}_ci95"] or 0.0 for here in entry["by_agents"].values()]
-            axis.errorbar(agents, points, yerr=halves, capsize=3, ms=4, lw=1.3, label=name, **style(k))
+            bars = np.array([_around(here, metric) for here in entry["by_agents"].values()]).T
+            axis.errorbar(agents, points, yerr=bars, capsize=3, ms=4, lw=1.3, label=name, **style(k))
         if metric == "decision_ms":
             axis.set_yscale("log")
         else:
@@ -57,6 +63,14 @@ def draw(report: dict, folder: Path) -> list[Path]:
     written.append(folder / "pogema.png")
     _bars(report, written[-1], pyplot)
     return written
+
+
+def _around(entry: dict, name: str) -> tuple[float, float]:
+    """How far the interval of a metric reaches below and above its mean; 0 where there is none."""
+    if f"{name}_low" in entry:
+        return entry[name] - entry[f"{name}_low"], entry[f"{name}_high"] - entry[name]
+    half = entry.get(f"{name}_ci95") or 0.0
+    return half, half
 
 
 def _bars(report: dict, path: Path, pyplot) -> None:

@@ -9,11 +9,13 @@ import numpy as np
 
 from marlgpt_training.evaluation.contestants import Contestant
 from marlgpt_training.evaluation.instances import Instance
-from marlgpt_training.evaluation.intervals import Sample, mean_interval, ratio_interval
+from marlgpt_training.evaluation.intervals import Sample, mean_interval, proportion_interval, ratio_interval
 from marlgpt_training.evaluation.metrics import NAMES, pathfinding, performance, scalability
 
 REFERENCES = ("pibt", "lns")
 """Baselines that the others are related to: ``ratio_to_pibt``, ``ratio_to_lns``."""
+PROPORTIONS = ("CSR", "ISR")
+"""Metrics with ``_low`` and ``_high`` instead of ``_ci95``: shares of episodes or agents."""
 
 
 def headline(lifelong: bool) -> tuple[str, str]:
@@ -49,29 +51,44 @@ def summarise(
         def values(name, on, label=player.label):
             return [results[label, one.key][name] for one in on]
 
-        entry = dict(zip((mean_name, f"{mean_name}_ci95"), _mean(values(metric, main), main), strict=True))
+        entry = _measured(mean_name, metric, values(metric, main), main)
         entry["by_agents"] = {}
         for agents in counts:
             on = [one for one in main if one.agents == agents]
             here = {"episodes": len(on), "maps": len({one.map.name for one in on})}
             for name in sorted(results[player.label, on[0].key]):
-                here[name], here[f"{name}_ci95"] = _mean(values(name, on), on)
+                here |= _measured(name, name, values(name, on), on)
             entry["by_agents"][str(agents)] = here
         for reference in REFERENCES:
             if any(other.label == reference for other in who):
                 key = f"ratio_to_{reference}"
-                entry[key] = _ratio(values(metric, main), values(metric, main, reference), main)
-                for agents in counts:
-                    on = [one for one in main if one.agents == agents]
-                    entry["by_agents"][str(agents)][key] = _ratio(
-                        values(metric, on), values(metric, on, reference), on
-                    )
+                for where, on in [(entry, main)] + [
+                    (entry["by_agents"][str(n)], [one for one in main if one.agents == n]) for n in counts
+                ]:
+                    where[key] = _ratio(values(metric, on), values(metric, on, reference), on)
+                    if player.label != reference and where[key]:
+                        _unless_narrow(where[key])
         report[player.label] = {**entry, "pogema": normalised[player.label], **dataclasses.asdict(player)}
     return report
 
 
 def _mean(values: list[float], played: list[Instance]) -> tuple[float, float | None]:
     return mean_interval(sample_of(values, played))
+
+
+def _measured(key: str, metric: str, values: list[float], played: list[Instance]) -> dict:
+    """The mean of ``metric`` as ``key``, with ``_low`` and ``_high`` for a proportion, ``_ci95`` otherwise."""
+    if metric not in PROPORTIONS:
+        return dict(zip((key, f"{key}_ci95"), _mean(values, played), strict=True))
+    outcomes = len(played) if metric == "CSR" else sum(one.agents for one in played)
+    found = proportion_interval(sample_of(values, played), outcomes)
+    return dict(zip((key, f"{key}_low", f"{key}_high"), found, strict=True))
+
+
+def _unless_narrow(ratio: dict) -> None:
+    """Take away the bounds of ``ratio`` if they show no spread at all, as where two policies always succeed."""
+    if ratio["low"] is not None and ratio["high"] - ratio["low"] < 1e-9:
+        ratio["low"] = ratio["high"] = None
 
 
 def _ratio(values: list[float], reference: list[float], played: list[Instance]) -> dict | None:
@@ -108,20 +125,24 @@ def normalised_metrics(who, played, results, lifelong) -> dict[str, dict]:
 
 
 def table(report: dict) -> str:
-    """A Markdown table: policies by agent counts, and the ratio to PIBT where PIBT played."""
+    """A Markdown table: policies by agent counts, the ratio to PIBT where PIBT played, the share of moves from plans.
+
+    The last column is there where somebody's moves came from plans for stuck robots.
+    """
     metric, mean = headline(report["protocol"]["mode"] == "lifelong")
     policies = report["policies"]
     counts = list(next(iter(policies.values()))["by_agents"])
     related = all("ratio_to_pibt" in entry for entry in policies.values())
+    searched = {label: rescued(entry) for label, entry in policies.items()}
     heads = [metric, *counts, "mean", *(["ratio to PIBT"] if related else [])]
+    heads += ["rescued"] if any(searched.values()) else []
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for label, entry in policies.items():
-        cells = [
-            _shown(entry["by_agents"][n][metric], entry["by_agents"][n][f"{metric}_ci95"], 2) for n in counts
-        ]
-        cells.append(_shown(entry[mean], entry.get(f"{mean}_ci95"), 3))
+        cells = [_shown(entry["by_agents"][n], metric, 2) for n in counts] + [_shown(entry, mean, 3)]
         if related:
             cells.append(_shown_ratio(entry["ratio_to_pibt"]))
+        if any(searched.values()):
+            cells.append(f"{searched[label]:.2%}")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -131,14 +152,22 @@ def normalised_table(report: dict) -> str:
     lines = ["| | " + " | ".join(NAMES) + " |", "|---" * (len(NAMES) + 1) + "|"]
     for label, entry in report["policies"].items():
         values = entry["pogema"]
-        cells = [_shown(values[name], values.get(f"{name}_ci95"), 3) for name in NAMES]
+        cells = [_shown(values, name, 3) for name in NAMES]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _shown(value: float | None, half: float | None, digits: int) -> str:
+def rescued(entry: dict) -> float:
+    """Share of an agent's moves that came from a plan, mean over agent counts; 0 in reports of older versions."""
+    return float(np.mean([here.get("rescued", 0.0) for here in entry["by_agents"].values()]))
+
+
+def _shown(entry: dict, name: str, digits: int) -> str:
+    value, half = entry.get(name), entry.get(f"{name}_ci95")
     if value is None:
         return "-"
+    if entry.get(f"{name}_low") is not None:
+        return f"{value:.{digits}f} [{entry[f'{name}_low']:.{digits}f}, {entry[f'{name}_high']:.{digits}f}]"
     # Reports of older versions hold NaN where there is no interval.
     return (
         f"{value:.{digits}f}" if half is None or half != half else f"{value:.{digits}f} ± {half:.{digits}f}"
