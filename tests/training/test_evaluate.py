@@ -119,6 +119,18 @@ def test_the_same_seed_gives_the_same_episode(policy):
     assert results[0]["agent_collisions"] == 0  # what the shield is for
 
 
+def test_moves_from_plans_are_counted(policy):
+    """A random policy gets nowhere, so that behind the shield plans drive it; nobody else has plans."""
+    loaded = contestants.load(str(policy))
+    instance = task(maps.generate("random", EVALUATION + 1), 6, steps=60)
+    results = {
+        shield: episode.play(contestants.Contestant(str(policy), shield), loaded, instance)
+        for shield in (True, False)
+    }
+    assert 0.02 < results[True]["rescued"] < 1
+    assert results[False]["rescued"] == plays("pibt", instance)["rescued"] == 0
+
+
 def test_main_writes_intervals_and_the_card_repeats_them(policy, tmp_path, capsys):
     out, pictures = tmp_path / "evaluation.json", tmp_path / "pictures"
     args = evaluate.Args(
@@ -145,7 +157,8 @@ def test_main_writes_intervals_and_the_card_repeats_them(policy, tmp_path, capsy
     assert pibt["mean_throughput"] == pytest.approx(np.mean(means))
     assert pibt["ratio_to_pibt"] == {"value": 1, "low": 1, "high": 1}
     assert mine["ratio_to_pibt"]["value"] == pytest.approx(mine["mean_throughput"] / pibt["mean_throughput"])
-    assert mine["by_agents"]["4"]["ratio_to_pibt"]["low"] is None  # three maps are too few for a bootstrap
+    ratio = mine["by_agents"]["4"]["ratio_to_pibt"]
+    assert 0 <= ratio["low"] < ratio["value"] < ratio["high"]
     assert pibt["pogema"]["performance"] > mine["pogema"]["performance"] >= 0
     assert pibt["pogema"]["pathfinding"] == pibt["pogema"]["coordination"] == 1
     assert 0 < pibt["pogema"]["scalability"] <= 1
@@ -172,7 +185,8 @@ def test_one_run_holds_all_ways_of_a_policy(policy, tmp_path):
     report = json.loads(out.read_text())
     ways = {(entry["shield"], entry["sample"]) for entry in report["policies"].values()}
     assert len(report["policies"]) == 5 and len(ways) == 4
-    assert "mean_success" in report and report["by_agents"]["4"]["SoC"] > 0
+    assert 0 <= report["mean_success_low"] <= report["mean_success"] <= report["mean_success_high"] <= 1
+    assert report["mean_success_low"] < report["mean_success_high"] and report["by_agents"]["4"]["SoC"] > 0
     assert report["protocol"]["interval_over"] == "episodes of one map"
 
 
@@ -275,6 +289,18 @@ def test_map_files_without_room_or_with_fixed_agents(tmp_path, capsys):
         "left out for want of room: 1 of the maps and agent counts, e.g. small with 4"
         in capsys.readouterr().out
     )
+    report = tmp_path / "all.json"
+    path.write_text("".join(f"m{k}: |\n  .....\n  .....\n" for k in range(18)))
+    args.json, args.pathfinding = report, False
+    assert evaluate.main(args) == 0  # all maps of a file, unless --count says otherwise
+    found = json.loads(report.read_text())
+    assert found["by_agents"]["4"]["maps"] == found["protocol"]["maps_per_count"] == 18
+    args.count = 2
+    assert evaluate.main(args) == 0
+    assert "the first 2 of 18 maps; --count 18 takes all" in capsys.readouterr().out
+    assert json.loads(report.read_text())["by_agents"]["4"]["maps"] == 2
+    args.count = args.json = None
+    path.write_text("small: |\n  ...\n  ...\nlarge: |\n  .....\n  .....\n")
     args.agents = "6,7"
     with pytest.raises(ValueError, match="no map has room for 6 or 7 agents"):
         evaluate.main(args)

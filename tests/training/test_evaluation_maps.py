@@ -75,6 +75,7 @@ def test_a_file_is_read_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("a: |\n  ..\nb: |\n  ..\na: |\n  ..\n", "two maps are called 'a'; rename one"),
         ("a: |\n  ..\n  ...\n", "map 'a' is empty or its lines differ"),
         ("a: ''\n", "map 'a' is empty"),
         ("a: [1, 2]\n", "map 'a' is not a block of text"),

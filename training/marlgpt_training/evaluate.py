@@ -11,11 +11,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from marlgpt_training import pool
+from marlgpt_training import maps, pool
 from marlgpt_training.evaluation import games, plots
 from marlgpt_training.evaluation.contestants import BASELINES, Contestant, contestants
 from marlgpt_training.evaluation.episode import RADIUS, play_in_worker
-from marlgpt_training.evaluation.instances import Instance, agent_counts, instances
+from marlgpt_training.evaluation.instances import GENERATED, Instance, agent_counts, instances
 from marlgpt_training.evaluation.journal import Journal
 from marlgpt_training.evaluation.report import normalised_table, summarise, table
 
@@ -36,8 +36,8 @@ class Args:
     """Let checkpoints play a layout that they were not trained on (other unit counts): zero-shot."""
     maps: str = "random"
     """Family of generated maps (random, maze, warehouse, rooms) or a YAML file of pogema-toolbox maps."""
-    count: int = 16
-    """Generated maps per agent count, or the most taken from a file."""
+    count: int | None = None
+    """Generated maps per agent count (16 if not given), or the most taken from a file (all if not given)."""
     agents: str = "8,16,24,32,48,64"
     """Agent counts, separated by commas."""
     mode: str = "lifelong"
@@ -71,8 +71,9 @@ def check(args: Args) -> None:
     if args.mode not in ("lifelong", "one-shot"):
         raise ValueError(f"--mode {args.mode}: choose lifelong or one-shot")
     for name in ("count", "steps", "seeds", "workers", "episodes"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)}: at least 1 is needed")
+        given = getattr(args, name)
+        if given is not None and given < 1:
+            raise ValueError(f"--{name} {given}: at least 1 is needed")
     if args.temperature is not None and not 0 < args.temperature < float("inf"):
         raise ValueError(f"--temperature {args.temperature:g}: must be above 0; --sample off is greedy")
     if args.json and args.json.is_dir():
@@ -95,16 +96,26 @@ def protocol(args: Args, who: list[Contestant], played: list[Instance], left_out
         digest.update(repr((worlds[name].starts, worlds[name].goals, worlds[name].agents)).encode())
     several = len({one.map.name for one in played if one.kind == "main"}) > 1
     return {
-        "maps": args.maps, "maps_per_count": args.count, "maps_sha256": digest.hexdigest(), "mode": args.mode,
-        "steps": args.steps, "agents": args.agents, "seeds": args.seeds, "pathfinding": args.pathfinding,
-        "collision_system": "soft", "obs_radius": RADIUS, "environment": "pogema 1.4.0", "left_out": left_out,
-        "interval": "95 %, t over maps; ratios: paired bootstrap over maps",
+        "maps": args.maps, "maps_per_count": maps_per_count(args, played), "maps_sha256": digest.hexdigest(),
+        "mode": args.mode, "steps": args.steps, "agents": args.agents, "seeds": args.seeds,
+        "pathfinding": args.pathfinding, "collision_system": "soft", "obs_radius": RADIUS, "environment": "pogema 1.4.0",
+        "left_out": left_out,
+        "interval": "95 %, t over maps; ratios: of the linearised ratio; CSR, ISR: Wilson, effective sample size",
         "interval_over": "maps" if several else "episodes of one map",
         "policies": [
             dataclasses.asdict(one) | ({} if one.name in BASELINES else {"sha256": _digest(one.name)})
             for one in who
         ],
     }  # fmt: skip
+
+
+def maps_per_count(args: Args, played: list[Instance]) -> int:
+    """``--count``, or what it is where it was not given: 16 generated maps, or all that a file has room on."""
+    if args.count is not None:
+        return args.count
+    if args.maps in maps.FAMILIES:
+        return GENERATED
+    return len({one.map.name for one in played if one.kind == "main"})
 
 
 def _digest(path: str) -> str:

@@ -10,6 +10,8 @@ from marlgpt_training.evaluation.map_files import GridMap, read_maps
 
 EVALUATION = HELD_OUT + 10_000_000
 """Map seeds of evaluations; neither training nor checkpoint selection draws them."""
+GENERATED = 16
+"""Generated maps for each agent count where no number is given."""
 DRAWS = 200
 """Maps drawn in search of one with enough room."""
 
@@ -79,13 +81,19 @@ def generated(family: str, agents: int, count: int) -> list[GridMap]:
 
 
 def instances(
-    source: str, count: int, counts: list[int], seeds: int, lifelong: bool, steps: int, pathfinding: bool
+    source: str,
+    count: int | None,
+    counts: list[int],
+    seeds: int,
+    lifelong: bool,
+    steps: int,
+    pathfinding: bool,
 ) -> tuple[list[Instance], list[str]]:
     """Every task, and the names of tasks left out for want of room (``map with n agents``).
 
     Args:
         source: Family of generated maps or a YAML file.
-        count: Generated maps for each agent count, or the most taken from the file.
+        count: Generated maps for each agent count, or the most taken from the file; None: ``GENERATED``, or all.
         counts: Agent counts.
         seeds: Tasks on each map for each agent count.
         lifelong: New goals for ever.
@@ -96,9 +104,10 @@ def instances(
         ValueError: An unreadable file, a map that does not suit the mode, or no room anywhere.
     """
     from_file = None if source in maps.FAMILIES else read_maps(source)
-    if from_file and len(from_file) > count:
+    if from_file and count is not None and len(from_file) > count:
         print(f"{source}: the first {count} of {len(from_file)} maps; --count {len(from_file)} takes all")
         from_file = from_file[:count]
+    generate = GENERATED if count is None else count
     for world in from_file or []:
         if world.agents and lifelong:
             raise ValueError(
@@ -107,7 +116,7 @@ def instances(
     window = window_of(source)
     found, left_out = [], []
     for agents in counts:
-        for k, world in enumerate(generated(source, agents, count) if from_file is None else from_file):
+        for k, world in enumerate(generated(source, agents, generate) if from_file is None else from_file):
             if agents > world.room:
                 left_out.append(f"{world.name} with {agents}")
                 continue
@@ -117,7 +126,7 @@ def instances(
     if not found:
         raise ValueError(f"--maps {source}: no map has room for {' or '.join(map(str, counts))} agents")
     if pathfinding:
-        alone = generated(source, 1, count) if from_file is None else from_file
+        alone = generated(source, 1, generate) if from_file is None else from_file
         for k, world in enumerate(alone):
             if world.room:
                 for s in range(seeds):

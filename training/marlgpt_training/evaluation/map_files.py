@@ -109,14 +109,25 @@ def _lettered(name, cells, letters, labels) -> tuple[tuple[Cell, Cell], ...]:
     return tuple(found)
 
 
+class _Loader(yaml.BaseLoader):
+    """Text only, no numbers or dates; two maps of one name, of which yaml would drop the first, are refused."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [str(key.value) for key, _ in node.value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise yaml.YAMLError(f"two maps are called '{twice[0]}'; rename one of them")
+        return super().construct_mapping(node, deep)
+
+
 def read_maps(path: str | Path) -> list[GridMap]:
     """All maps of a file, in its order.
 
     Raises:
-        ValueError: Naming the file and the map that cannot be read.
+        ValueError: Naming the file and the map that cannot be read, or whose name is there twice.
     """
     try:
-        entries = yaml.load(Path(path).read_text(), Loader=yaml.BaseLoader)  # no numbers, no dates: text only
+        entries = yaml.load(Path(path).read_text(), Loader=_Loader)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path}: not a readable YAML file of maps ({' '.join(str(error).split())})"
