@@ -7,13 +7,16 @@ SETUP := $(VENV)/.packages ros2_ws/install/.built
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup envs demo test lint format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Create or refresh .venv and the ROS 2 workspace (PYTHON=python3.12 to choose the interpreter)
 	@PYTHON='$(PYTHON)' .ci/setup.sh
+
+envs: | $(SETUP) ## Install the optional games: SMAX, SMACv2's wrapper, Google Research Football (compiled once)
+	@.ci/envs.sh
 
 $(SETUP) &:
 	@PYTHON='$(PYTHON)' .ci/setup.sh
