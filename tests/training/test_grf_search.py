@@ -23,7 +23,7 @@ def test_variations_differ_and_repeat():
     assert isinstance(one.sprint, bool) and isinstance(one.shoot_range, float)
 
 
-@pytest.mark.parametrize("option", ["tries", "horizon", "keep"])
+@pytest.mark.parametrize("option", ["tries", "horizon", "pause"])
 def test_impossible_options_are_refused(option):
     with pytest.raises(ValueError, match=f"{option} 0"):
         GrfSearch(**{option: 0})
@@ -65,17 +65,30 @@ def test_it_labels_states_that_others_reached(env):
 
 
 @needs_football
-def test_a_plan_is_followed_for_a_while_only_by_whoever_drives(env):
+def test_whoever_follows_the_plan_needs_no_other(env, monkeypatch):
     env.reset(4)
-    search = GrfSearch(tries=24, keep=3)
+    search = GrfSearch(tries=24)
     plan = search.plan(env)
-    for k in range(3):
-        np.testing.assert_array_equal(search.act(env), plan[k])
-        env.step(plan[k])
+    monkeypatch.setattr(search, "plan", lambda _: pytest.fail("searched again"))
+    for actions in plan:
+        np.testing.assert_array_equal(search.act(env), actions)
+        env.step(actions)
+    assert env.metrics()["success"] == 1
+    env.reset(5)
+    with pytest.raises(pytest.fail.Exception, match="searched again"):
+        search.act(env)  # another episode: the old plan says nothing
+
+
+@needs_football
+def test_after_a_search_in_vain_the_script_has_a_pause(env):
     env.reset(4)
-    np.testing.assert_array_equal(
-        search.act(env), plan[0]
-    )  # another episode: nothing is left of the old plan
+    search, calls = GrfSearch(tries=1, horizon=1, pause=3), []
+    search.plan = lambda _: calls.append(env.steps)
+    for _ in range(7):
+        actions = search.act(env)
+        np.testing.assert_array_equal(actions, GrfScript().act(env))
+        env.step(actions)
+    assert calls == [0, 3, 6]
 
 
 @needs_football

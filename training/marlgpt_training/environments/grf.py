@@ -106,11 +106,13 @@ class Grf(Environment):
         controlled: int[n] player that each agent controls, -1 for none.
         sticky: bool[n, 10] what lasts until released: 8 directions (left, then clockwise), sprint, dribble.
         steps: Steps of the episode so far.
+        seed: Seed of the episode.
     """
 
     game = "grf"
     experts = ("script", "search")
     encoder = layout.ENCODER
+    experts = ("script", "search")
 
     def __init__(self, scenario: str = "pass_and_shoot", steps: int | None = None) -> None:
         """Start the engine.
@@ -133,6 +135,7 @@ class Grf(Environment):
         self._config = _configuration(level, self.agents)
         self._core = football_env_core.FootballEnvCore(self._config)
         self._limit = steps
+        self.seed = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -154,7 +157,7 @@ class Grf(Environment):
 
     def reset(self, seed: int) -> Observation:
         """Begin an episode; equal seeds give equal episodes for equal moves. A seed also decides who kicks off."""
-        seed = int(seed) % 2**31
+        self.seed = seed = int(seed) % 2**31
         self._config["game_engine_random_seed"] = seed
         self._config["reverse_team_processing"] = bool(seed % 2)
         self._config["episode_number"] = seed // 2 % 2
@@ -268,7 +271,7 @@ class Grf(Environment):
 
     def snapshot(self) -> Snapshot:
         """The whole state, random numbers included; :meth:`restore` goes on exactly from there."""
-        counters = (self.steps, self._over, self._start, self._nearest, self._score)
+        counters = (self.seed, self.steps, self._over, self._start, self._nearest, self._score)
         return Snapshot(self.scenario, self._core.get_state({}), counters)
 
     def restore(self, state: Snapshot) -> Observation:
@@ -280,7 +283,7 @@ class Grf(Environment):
         if state.scenario != self.scenario:
             raise ValueError(f"a snapshot of '{state.scenario}' cannot be restored in '{self.scenario}'")
         self._core.set_state(state.engine)
-        self.steps, self._over, self._start, self._nearest, self._score = state.counters
+        self.seed, self.steps, self._over, self._start, self._nearest, self._score = state.counters
         self._read()
         return self.observation()
 

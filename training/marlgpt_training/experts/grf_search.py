@@ -37,7 +37,7 @@ def vary(style: Style, rng: np.random.Generator, amount: float) -> Style:
 
 def roll_out(
     env: Grf, script: GrfScript, horizon: int, noise: float = 0.0, rng: np.random.Generator | None = None
-) -> tuple[list[np.ndarray], bool]:
+) -> tuple[list[np.ndarray], bool, list[bytes]]:
     """Play ``script`` from the current state.
 
     Args:
@@ -48,26 +48,33 @@ def roll_out(
         rng: Draws the noise; needed if there is any.
 
     Returns:
-        The executed joint moves int[n], and whether they led to a goal.
+        The executed joint moves int[n], whether they led to a goal, and the :func:`fingerprint` before each of them.
     """
     before = env.metrics()["goals"]
-    played = []
+    played, states = [], []
     for _ in range(horizon):
         actions = script.act(env)
         if noise > 0:
             slips = (rng.random(env.agents) < noise) & env.active()
             actions = np.where(slips, rng.integers(BOTTOM_LEFT + 1, size=env.agents), actions)
         played.append(actions)
+        states.append(fingerprint(env))
         _, step = env.step(actions)
         if env.metrics()["goals"] > before:
-            return played, True
+            return played, True, states
         if step.over:
             break
-    return played, False
+    return played, False, states
+
+
+def fingerprint(env: Grf) -> bytes:
+    """Tells states apart, those of other episodes, too."""
+    places = [env.raw[name].tobytes() for name in ("ball", "left_team", "right_team")]
+    return b"%d %d " % (env.seed, env.steps) + b"".join(places)
 
 
 class GrfSearch:
-    """Plans by trying scripts; decides again every ``keep`` steps."""
+    """Plans by trying scripts; searches again where a state is not on the last plan."""
 
     def __init__(
         self,
@@ -76,7 +83,7 @@ class GrfSearch:
         tries: int = 16,
         horizon: int = 120,
         amount: float = 0.3,
-        keep: int = 1,
+        pause: int = 8,
         seed: int = 0,
     ) -> None:
         """A searcher.
@@ -87,19 +94,19 @@ class GrfSearch:
             tries: Roll-outs of one search at most; the first is the script itself.
             horizon: Steps of a roll-out at most.
             amount: How much a variation changes; see :func:`vary`.
-            keep: :meth:`act` follows a plan for this many steps before it searches again.
+            pause: After a search that found nothing :meth:`act` leaves this many steps to the script.
             seed: Seed of the variations. Equal seeds and states give equal plans.
 
         Raises:
-            ValueError: ``tries``, ``horizon`` or ``keep`` below 1.
+            ValueError: ``tries``, ``horizon`` or ``pause`` below 1.
         """
-        if min(tries, horizon, keep) < 1:
-            raise ValueError(f"tries {tries}, horizon {horizon}, keep {keep}: each must be at least 1")
+        if min(tries, horizon, pause) < 1:
+            raise ValueError(f"tries {tries}, horizon {horizon}, pause {pause}: each must be at least 1")
         self.script = GrfScript(style, scenario)
-        self.tries, self.horizon, self.amount, self.keep = tries, horizon, amount, keep
+        self.tries, self.horizon, self.amount, self.pause = tries, horizon, amount, pause
         self.seed = seed
-        self._plan: list[np.ndarray] = []
-        self._next = None
+        self._planned: dict[bytes, np.ndarray] = {}
+        self._paused = range(0)
 
     def plan(self, env: Grf) -> list[np.ndarray] | None:
         """Joint moves int[n] that lead to a goal from the current state; None if none is found.
@@ -114,22 +121,22 @@ class GrfSearch:
                 if k > 0:
                     env.restore(start)
                     script = GrfScript(vary(script.style, rng, self.amount))
-                played, scored = roll_out(env, script, self.horizon)
+                played, scored, states = roll_out(env, script, self.horizon)
                 if scored:
+                    self._planned = dict(zip(states, played, strict=True))
                     return played
         finally:
             env.restore(start)
         return None
 
     def act(self, env: Grf) -> np.ndarray:
-        """Labels int[n] for the current state: the first moves of a plan, or the script's if there is none.
-
-        For states that somebody else drives through (DAgger), use ``keep=1``.
-        """
-        if not self._plan or self._next != env.steps:
-            self._plan = (self.plan(env) or [])[: self.keep]
-        self._next = env.steps + 1
-        return self._plan.pop(0) if self._plan else self.script.act(env)
+        """Labels int[n] for the current state, whoever led there: a plan's moves, or the script's if there is none."""
+        here = fingerprint(env)
+        if here not in self._planned and env.steps not in self._paused:
+            self._paused = range(0)
+            if self.plan(env) is None:
+                self._paused = range(env.steps, env.steps + self.pause)
+        return self._planned[here] if here in self._planned else self.script.act(env)
 
 
 @dataclasses.dataclass
