@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT, TokenLayout
 from marlgpt_policy.policy import FORMAT_VERSION, OnnxPolicy
 
 from marlgpt_training.checkpoint import load_checkpoint, write_atomically
-from marlgpt_training.data import Samples, SampleStream, expand
+from marlgpt_training.data import Drawing, Samples, SampleStream, compress, expand
 from marlgpt_training.model import MarlGpt
 from marlgpt_training.precision import (
     MAX_AGREEMENT_LOSS,
@@ -41,8 +42,6 @@ class Args:
     """Checkpoint to export."""
     out: Path = Path("out/policy.onnx")
     """ONNX file to write."""
-    layout: str = POGEMA_LAYOUT.name
-    """Token layout, and with it the game, that the file is for; a joint model makes one file per layout."""
     store: Path = Path("out/store")
     """Store whose observations the parity check uses; random ones where it does not exist."""
     observations: int = 10_000
@@ -54,7 +53,10 @@ class Args:
     max_agreement_loss: float = MAX_AGREEMENT_LOSS
     """Largest share of observations whose best action may differ from fp32; above it nothing is written."""
     rollout_episodes: int = 4
-    """Episodes per map family that compare the throughput of fp16 or int8 with fp32; 0 leaves them out."""
+    """Episodes per map family that compare the throughput of fp16 or int8 with fp32 (POGEMA only); 0 leaves them
+    out."""
+    layout: str = POGEMA_LAYOUT.name
+    """Token layout, and with it the game, that the file is for; a joint model makes one file per layout."""
 
 
 def to_onnx(model: MarlGpt, layout: TokenLayout, path: Path, facts: dict, training: str) -> None:
@@ -129,17 +131,28 @@ def parity(model: MarlGpt, policy: OnnxPolicy, packed: np.ndarray, masks: np.nda
     return worst
 
 
-def observations(store: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """``count`` packed observations and masks from ``store``, random ones where there is none."""
+def observations(
+    store: Path, count: int, layout: TokenLayout = POGEMA_LAYOUT
+) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` packed observations and masks of ``layout`` from ``store``, random ones where there is none.
+
+    Raises:
+        StoreError: The store holds none of this layout.
+    """
     if store.is_dir() and any(store.glob("*.parquet")):
-        stream, found = SampleStream(store, 0), []
+        stream, found = SampleStream(store, 0, drawing=Drawing(layout=layout.name)), []
         while sum(map(len, found)) < count:
             found.append(stream.next(min(1000, count)))
         together = Samples.concatenate(found)
         return together.packed[:count], together.masks[:count]
     rng = np.random.default_rng(0)
-    masks = rng.random((count, 5)) < 0.8
+    masks = rng.random((count, layout.actions)) < 0.8
     masks[:, 0] = True
+    if layout.name != POGEMA_LAYOUT.name:
+        values = rng.uniform(-1, 1, size=(count, len(layout)))
+        valid = rng.random(values.shape) < 0.8
+        values[:, -1], valid[:, -1] = layout.environment_value, True
+        return compress(values, valid, layout.name), masks
     return rng.integers(-20, 21, size=(count, len(POGEMA_LAYOUT))).astype(np.int8), masks
 
 
@@ -147,16 +160,17 @@ def main(args: Args) -> int:
     """Export, load it back as the runtime does, compare; 1 and no file if it answers too differently.
 
     Raises:
-        ValueError: Unknown precision, unusable checkpoint.
+        ValueError: Unknown precision or layout, unusable checkpoint or store.
         OSError: The file cannot be written; an older one is as it was.
     """
     if args.precision not in PRECISIONS:
         raise ValueError(f"--precision {args.precision}: choose one of {', '.join(PRECISIONS)}")
-    model, facts = load_checkpoint(args.checkpoint, POGEMA_LAYOUT)
-    packed, masks = observations(args.store, args.observations)
+    layout = layout_named(args.layout)
+    model, facts = load_checkpoint(args.checkpoint, layout)
+    packed, masks = observations(args.store, args.observations, layout)
     with tempfile.TemporaryDirectory() as folder:
-        exported = to_proto(model, POGEMA_LAYOUT, facts, args.training)
-        exact = _load(exported, Path(folder) / "fp32.onnx")
+        exported = to_proto(model, layout, facts, args.training)
+        exact = _load(exported, Path(folder) / "fp32.onnx", layout)
         worst = parity(model, exact, packed, masks)
         print(f"fp32: largest difference from PyTorch {worst:.1e} over {len(packed):,} observations")
         if worst > PARITY:
@@ -164,7 +178,8 @@ def main(args: Args) -> int:
             return 1
         if args.precision != "fp32":
             exported = convert(exported, args.precision)
-            loss = measure(exact, _load(exported, Path(folder) / "converted.onnx"), packed, masks, args)
+            converted = _load(exported, Path(folder) / "converted.onnx", layout)
+            loss = measure(exact, converted, packed, masks, args)
             if 1 - loss["agreement"] > args.max_agreement_loss:
                 print(
                     f"{args.out} is not written: the best action of {1 - loss['agreement']:.2%} of the observations "
@@ -189,7 +204,7 @@ def measure(
         f"{loss['logit_mean']:.1e} (at most {loss['logit_max']:.1e}), KL {loss['kl']:.1e} nats, "
         f"q by at most {loss['q_max']:.1e}"
     )
-    if args.rollout_episodes > 0:
+    if args.rollout_episodes > 0 and exact.layout.name == POGEMA_LAYOUT.name:
         print(f"  driving both for {args.rollout_episodes} episodes per map family ...", flush=True)
         loss["rollout"] = {
             "fp32": rollouts(exact, args.rollout_episodes),
@@ -209,7 +224,7 @@ def _metadata(model: onnx.ModelProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
-def _load(model: onnx.ModelProto, path: Path) -> OnnxPolicy:
+def _load(model: onnx.ModelProto, path: Path, layout: TokenLayout) -> OnnxPolicy:
     """``model`` as the runtime loads it, by way of a temporary file."""
     path.write_bytes(model.SerializeToString())
-    return OnnxPolicy(path, POGEMA_LAYOUT, CPU)
+    return OnnxPolicy(path, layout, CPU)
