@@ -72,6 +72,43 @@ def test_conservative_term_is_small_where_the_data_move_is_best():
     assert float(worse[0]) > 8.9
 
 
+def test_conservative_term_leaves_out_moves_that_were_forbidden_or_are_unknown():
+    q = torch.randn(2, 4, requires_grad=True)
+    found = losses.conservative(q, torch.tensor([2, -1]), MASK)
+    found.sum().backward()
+    assert found.tolist() == [0, 0] and not q.grad.any()
+
+
+@pytest.mark.parametrize("move", [4, 7, -1])
+def test_executed_moves_that_the_mask_forbids_count_in_no_term(batch, move):
+    """A blocked move, one that the game does not have, or none: as if the sample were not there."""
+    objective, tensors = build(), batch.tensors("cpu")
+    tensors["action"][::2] = move
+    if 0 <= move < 5:
+        tensors["mask"][::2, move] = False
+        tensors["label"][::2] = -1
+    rest = {name: tensor[1::2] for name, tensor in tensors.items()}
+    for name in ("td", "conservative", "advantage"):
+        found, expected = objective(tensors)[1][name], objective(rest)[1][name]
+        assert float(found) == pytest.approx(float(expected), rel=1e-5) and float(expected) > 0, name
+
+
+@pytest.mark.parametrize("reading", ["entity", "scalar"])
+def test_nan_in_invalid_values_changes_neither_loss_nor_gradient(batch, reading):
+    objective, tensors = build(reading), batch.tensors("cpu")
+    total, _ = objective(tensors)
+    total.backward()
+    before = gradients(objective)
+    for prefix in ("", "next_"):
+        tensors[f"{prefix}values"][~tensors[f"{prefix}valid"]] = float("nan")
+    objective.zero_grad()
+    again, _ = objective(tensors)
+    again.backward()
+    assert torch.equal(again, total)
+    for name, gradient in gradients(objective).items():
+        assert torch.equal(gradient, before[name]), name
+
+
 def test_advantage_weights_are_exponential_clipped_and_without_gradient():
     logits = torch.zeros(1, 4, requires_grad=True)
     q = torch.tensor([[1.0, 0.0, 5.0, 0.5]], requires_grad=True)

@@ -1,17 +1,21 @@
 """The model: sizes, masks, padding, and that its shortcuts change nothing."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.registry import layout_named
+from marlgpt_policy.layout import ATTRIBUTES, POGEMA_LAYOUT, TokenLayout
 from marlgpt_training.checkpoint import torch_forward
 from marlgpt_training.data import SampleStream, expand
 from marlgpt_training.model import (
+    ENVIRONMENTS,
     MASKED,
     PRESETS,
+    READINGS,
     Block,
     EntityEmbedding,
     MarlGpt,
@@ -22,7 +26,6 @@ from marlgpt_training.model import (
 from torch.nn import functional as F
 
 L = len(POGEMA_LAYOUT)
-READINGS = ("scalar", "entity")
 SHAPES = {"scalar": (L, 32), "entity": (14, 32)}
 
 
@@ -98,7 +101,10 @@ def test_masked_actions_and_only_they_are_at_the_mark(small_model, reading, seed
 
 
 @pytest.mark.parametrize("reading", READINGS)
-@given(seed=st.integers(0, 10**6), fill=st.floats(-1e4, 1e4, width=32))
+@given(
+    seed=st.integers(0, 10**6),
+    fill=st.floats(-1e4, 1e4, width=32) | st.sampled_from([float("nan"), float("inf"), float("-inf")]),
+)
 @settings(max_examples=10, deadline=None)
 def test_padding_never_changes_the_output(small_model, reading, seed, fill):
     values, valid, mask = inputs(3, seed)
@@ -204,7 +210,7 @@ def test_scalar_embedding_is_value_plus_four_ids(small_model):
             name: int(getattr(POGEMA_LAYOUT, field)[i])
             for name, field in (("attribute", "attr"), ("time", "time"), ("team", "team"), ("agent", "agent"))
         }
-        expected = values[:, i : i + 1] * embedding.value.weight[:, 0]
+        expected = (values * valid)[:, i : i + 1] * embedding.value.weight[:, 0]
         expected = expected + sum(getattr(embedding, name).weight[k] for name, k in ids.items())
         torch.testing.assert_close(tokens[:, i], expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(keys, valid)
@@ -230,3 +236,75 @@ def test_torch_forward_is_the_actor_in_evaluation_mode(small_model, real):
     torch.testing.assert_close(
         torch.from_numpy(logits.copy()), model(*real)[0].detach(), atol=1e-5, rtol=1e-5
     )
+
+
+def observation(layout, n=6, seed=0):
+    """Random values of a layout, holes, and its actions allowed at random."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand(n, len(layout), generator=generator) * 2 - 1
+    valid = torch.rand(n, len(layout), generator=generator) < 0.7
+    valid[:, -1] = True
+    mask = torch.zeros(n, 20, dtype=torch.bool)
+    mask[:, : layout.actions] = torch.rand(n, layout.actions, generator=generator) < 0.6
+    mask[:, 0] = True
+    return values, valid, mask
+
+
+LAYOUTS = [layout_named(name) for name in ("pogema-1", "grf-1", "smax-2v3-1")]
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_one_model_reads_several_layouts_as_models_of_one_would(small_model, reading):
+    joint = small_model(reading, layout=LAYOUTS)
+    assert list(joint.layouts) == [layout.name for layout in LAYOUTS]
+    for layout in LAYOUTS:
+        alone = small_model(reading, layout=layout)
+        alone.load_state_dict(joint.state_dict())
+        inputs_of = observation(layout)
+        for one, two in zip(joint(*inputs_of, layout.name), alone(*inputs_of), strict=True):
+            assert torch.equal(one, two)
+    first = observation(LAYOUTS[0])
+    assert torch.equal(joint(*first)[0], joint(*first, LAYOUTS[0].name)[0])
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_more_attribute_tables_keep_the_function_of_every_layout(small_model, reading):
+    joint = small_model(reading, layout=LAYOUTS)
+    split = joint.with_tables(ENVIRONMENTS).eval()
+    assert split.config.tables == ENVIRONMENTS and joint.config.tables == 1
+    for layout in LAYOUTS:
+        for one, two in zip(
+            joint(*observation(layout), layout.name), split(*observation(layout), layout.name), strict=True
+        ):
+            torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-6)
+    if reading == "entity":  # and from there on environments no longer share attributes
+        before = split(*observation(LAYOUTS[1]), LAYOUTS[1].name)[0]
+        with torch.no_grad():
+            split.embedding.attribute[POGEMA_LAYOUT.environment * ATTRIBUTES :][:ATTRIBUTES] += 1.0
+        assert torch.equal(split(*observation(LAYOUTS[1]), LAYOUTS[1].name)[0], before)
+        moved = split(*observation(LAYOUTS[0]), LAYOUTS[0].name)[0]
+        assert not torch.allclose(moved, joint(*observation(LAYOUTS[0]), LAYOUTS[0].name)[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_layout_can_be_added_later(small_model, reading):
+    model = small_model(reading, layout=LAYOUTS[0])
+    before, names = model(*observation(LAYOUTS[0])), set(model.state_dict())
+    model.add_layout(LAYOUTS[2])
+    assert set(model.state_dict()) == names, "layouts add no weights"
+    assert model(*observation(LAYOUTS[2]), LAYOUTS[2].name)[0].isfinite().all()
+    assert all(torch.equal(a, b) for a, b in zip(before, model(*observation(LAYOUTS[0])), strict=True))
+    model.add_layout(LAYOUTS[2])  # the same again is no error
+    fields = {f.name: getattr(LAYOUTS[2], f.name) for f in dataclasses.fields(TokenLayout)}
+    with pytest.raises(ValueError, match="another layout is called smax-2v3-1 already"):
+        model.add_layout(TokenLayout(**{**fields, "name": "smax-2v3-1", "actions": 3}))
+    with pytest.raises(ValueError, match="needs at least one token layout"):
+        MarlGpt(model.config, [])
+
+
+def test_value_range_moves_the_bins(small_model):
+    model = small_model("entity", seed=5)
+    _, q = model(*inputs())
+    model.set_value_range(0.0, 4.0)
+    assert model.config.value_range == (0.0, 4.0)
+    torch.testing.assert_close(model(*inputs())[1], 4 * q)

@@ -64,6 +64,16 @@ class LossConfig:
         return self.td > 0 or self.conservative > 0 or self.advantage > 0
 
 
+def _known(move: torch.Tensor) -> torch.Tensor:
+    """int64[n, 1] index of the moves, 0 for unknown ones (-1)."""
+    return move.clamp(min=0)[:, None]
+
+
+def executable(move: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """bool[n] whether ``move`` int64[n] is known (not -1) and allowed by ``mask`` bool[n, k]."""
+    return (move >= 0) & mask.gather(1, _known(move))[:, 0]
+
+
 def behaviour_cloning(logits: torch.Tensor, label: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """-log pi(a*|s), float[n]; 0 where there is no label (-1) or the mask forbids it.
 
@@ -72,10 +82,8 @@ def behaviour_cloning(logits: torch.Tensor, label: torch.Tensor, mask: torch.Ten
         label: int64[n], -1 for none.
         mask: bool[n, k].
     """
-    known = label.clamp(min=0)
-    usable = (label >= 0) & mask.gather(1, known[:, None])[:, 0]
-    loss = F.cross_entropy(logits, known, reduction="none")
-    return torch.where(usable, loss, torch.zeros_like(loss))
+    loss = F.cross_entropy(logits, label.clamp(min=0), reduction="none")
+    return torch.where(executable(label, mask), loss, torch.zeros_like(loss))
 
 
 def two_hot(values: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
@@ -132,8 +140,12 @@ def temporal_difference(
 
 
 def conservative(q: torch.Tensor, action: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Log sum_{b in A(s)} exp Q(s, b) - Q(s, a), float[n] (CQL(H), Kumar et al. 2020, arXiv 2006.04779)."""
-    return torch.logsumexp(q.masked_fill(~mask, MASKED), dim=1) - q.gather(1, action[:, None])[:, 0]
+    """Log sum_{b in A(s)} exp Q(s, b) - Q(s, a), float[n] (CQL(H), Kumar et al. 2020, arXiv 2006.04779).
+
+    0 where the mask forbids the executed move ``action``.
+    """
+    loss = torch.logsumexp(q.masked_fill(~mask, MASKED), dim=1) - q.gather(1, _known(action))[:, 0]
+    return torch.where(executable(action, mask), loss, torch.zeros_like(loss))
 
 
 def advantage_weighted(
@@ -144,7 +156,7 @@ def advantage_weighted(
     Follows AWAC (Nair et al. 2020, arXiv 2006.09359) and CRR (Wang et al. 2020, arXiv 2006.15134).
     """
     with torch.no_grad():
-        gain = q.gather(1, action[:, None])[:, 0] - policy_value(logits, q, mask)
+        gain = q.gather(1, _known(action))[:, 0] - policy_value(logits, q, mask)
         weight = (gain / beta).exp().clamp(max=clip)
     return weight * behaviour_cloning(logits, action, mask)
 
@@ -190,7 +202,9 @@ class Objective(nn.Module):
                     ahead = self.target(batch["next_values"], batch["next_valid"], batch["next_mask"], layout)
                     value = policy_value(ahead[0].float(), ahead[1].float(), batch["next_mask"])
                     y = td_target(batch["reward"], batch["bootstrap"], value)
-                terms["td"] = temporal_difference(bin_logits, action, y, self.model.bin_values, config.target)
+                bins, taken = self.model.bin_values, action.clamp(min=0)
+                loss = temporal_difference(bin_logits, taken, y, bins, config.target)
+                terms["td"] = torch.where(executable(action, mask), loss, torch.zeros_like(loss))
             if config.conservative:
                 terms["conservative"] = conservative(q, action, mask)
             if config.advantage:

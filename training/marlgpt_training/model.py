@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 MASKED = -1e9
 """Logit of an action that the mask forbids."""
+READINGS = ("entity", "scalar")
 BASIS = 4
 ENVIRONMENTS = 4
 """Environment ids of the published model, 0 is free: as many attribute tables give each its own."""
@@ -126,6 +127,7 @@ class ScalarEmbedding(nn.Module):
         self, values: torch.Tensor, valid: torch.Tensor, ids: ScalarIds
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """float[b, L], bool[b, L] -> tokens float[b, L, w], key mask bool[b, L]."""
+        values = values.masked_fill(~valid, 0.0)  # whatever is there, even NaN, must not reach the attention
         static = self.attribute(ids.attr) + self.time(ids.time)
         static = static + self.team(ids.team) + self.agent(ids.agent)
         return self.value(values.unsqueeze(-1)) + static, valid
@@ -175,6 +177,7 @@ class EntityEmbedding(nn.Module):
         self, values: torch.Tensor, valid: torch.Tensor, ids: EntityIds
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """float[b, L], bool[b, L] -> tokens float[b, entities, w], key mask bool[b, entities]."""
+        values = values.masked_fill(~valid, 0.0)  # 0 x NaN would be NaN
         known = valid.to(values.dtype)
         below, above = (values < -1.001).to(values.dtype), (values > 1.001).to(values.dtype)
         plain = values * (1 - below) * (1 - above)
@@ -206,7 +209,7 @@ class MarlGpt(nn.Module):
             ValueError: Unknown reading, uneven heads, no layout.
         """
         super().__init__()
-        if config.reading not in ("scalar", "entity"):
+        if config.reading not in READINGS:
             raise ValueError(f"unknown reading '{config.reading}'; choose scalar or entity")
         if config.width % config.heads:
             raise ValueError(f"width {config.width} is not a multiple of {config.heads} heads")
@@ -244,6 +247,12 @@ class MarlGpt(nn.Module):
         self.layouts[layout.name] = layout
         ids = self.embedding.ids_of(layout, self.config.tables)
         self.ids[layout.name] = ids.to(next(self.embedding.parameters()).device)
+
+    def set_value_range(self, lowest: float, highest: float) -> None:
+        """Spread the critic's value bins over other returns; what it has learnt is about the old ones."""
+        self.config.value_range = (lowest, highest)
+        bins = torch.linspace(lowest, highest, self.config.bins)
+        self.bin_values = bins.to(self.bin_values.device)
 
     def with_tables(self, tables: int) -> MarlGpt:
         """A model with these weights and ``tables`` attribute tables.
