@@ -1,7 +1,7 @@
 """From shards to batches: exact compression, mixtures, exact resume, bad shards skipped."""
 
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -248,6 +248,54 @@ def test_empty_folder_and_only_bad_shards(tmp_path):
     (tmp_path / "lns-0-00000.parquet").write_bytes(b"nothing")
     with pytest.raises(StoreError, match="lns-0-00000.parquet: not a readable Parquet file"):
         SampleStream(tmp_path, 0).next(8)
+
+
+def test_a_source_that_loses_its_shards_is_named(shard, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        shutil.copy(shard, tmp_path / name / "lns.parquet")
+    stream = SampleStream(parse_mixture([f"{tmp_path}/a=9", f"{tmp_path}/b"]), 0)
+    stream.next(8)
+    (tmp_path / "b" / "lns.parquet").unlink()
+    with pytest.raises(StoreError, match=f"^{tmp_path}/b: no readable shard"):
+        for _ in range(50):
+            stream.next(2048)
+
+
+def test_a_source_that_has_only_bad_shards_left_is_named_with_the_reason(shard, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        shutil.copy(shard, tmp_path / name / "lns.parquet")
+    (tmp_path / "b" / "lns.parquet").write_bytes(shard.read_bytes()[:900])
+    stream = SampleStream(parse_mixture([f"{tmp_path}/a", f"{tmp_path}/b"]), 0)
+    with pytest.raises(
+        StoreError, match=f"^{tmp_path}/b: no readable shard. {tmp_path}/b/lns.parquet: not a re"
+    ):
+        for _ in range(50):
+            stream.next(2048)
+
+
+def test_a_store_without_labels_is_no_endless_search(shard, tmp_path):
+    episode = read_shard(shard)[0]
+    episode.labels = np.full_like(episode.labels, -1)
+    write_shard(tmp_path / "bag.parquet", [episode])
+    with pytest.raises(StoreError, match="no usable sample in 50 rounds; imitation needs"):
+        SampleStream(tmp_path, 0, drawing=Drawing(shards=1)).next(8)
+    assert len(SampleStream(tmp_path, 0, drawing=Drawing(transitions=True)).next(8)) == 8
+
+
+class Dying(ThreadPoolExecutor):
+    """An executor whose workers were killed."""
+
+    def submit(self, *_):
+        future = Future()
+        future.set_exception(BrokenExecutor("a child process terminated abruptly"))
+        return future
+
+
+def test_killed_loaders_are_reported(shard):
+    with Dying(1) as pool, pytest.raises(ChildProcessError, match="has died .*use fewer --loaders"):
+        SampleStream(shard.parent, 0, executor=pool).next(8)
 
 
 def test_a_store_smaller_than_a_batch_repeats_its_samples(shard, tmp_path):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
+from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT
 
 from marlgpt_training.frame_episode import FrameEpisode
@@ -24,6 +25,8 @@ from marlgpt_training.store import Episode, StoreError, read_shard, shards
 
 INVALID = -128
 _SCALE = 20.0
+MOST_EMPTY_ROUNDS = 50
+"""Rounds without a single usable sample after which a stream gives up."""
 
 
 def compress(values: np.ndarray, valid: np.ndarray, layout: str = POGEMA_LAYOUT.name) -> np.ndarray:
@@ -200,7 +203,8 @@ def shard_samples(path: Path, rng: np.random.Generator, drawing: Drawing) -> Ite
     shard = read_samples(path)
     index = rng.permutation(len(shard))[: 16 * drawing.per_episode]
     labels = shard.labels[index].astype(np.int64)
-    yield Samples(shard.packed[index], shard.masks[index, :5], labels, layout=shard.layout)
+    masks = shard.masks[index, : layout_named(shard.layout).actions]
+    yield Samples(shard.packed[index], masks, labels, layout=shard.layout)
 
 
 def make_round(
@@ -215,6 +219,8 @@ def make_round(
             continue
         try:
             found = list(shard_samples(path, rng, drawing))
+            if not found:
+                continue
             wanted = drawing.layout or (parts or found)[0].layout
             if any(samples.layout != wanted for samples in found):
                 raise StoreError(
@@ -296,16 +302,24 @@ class SampleStream:
         self._futures: deque[Future] = deque()
 
     def _listing(self) -> list[tuple[Source, list[Path]]]:
-        found = [
-            (source, [path for path in shards(source.folder) if path not in self.bad])
-            for source in self.sources
-            if source.weight > 0
-        ]
-        found = [(source, paths) for source, paths in found if paths]
+        """The sources with their usable shards; a fresh one may have none, any other one must not lose them."""
+        found = []
+        for source in self.sources:
+            if source.weight <= 0:
+                continue
+            paths = [path for path in shards(source.folder) if path not in self.bad]
+            if paths:
+                found.append((source, paths))
+            elif not source.fresh:
+                reasons = "; ".join(
+                    reason for path, reason in self.bad.items() if path.parent == source.folder
+                )
+                raise StoreError(
+                    f"{source.folder}: no readable shard. {reasons or 'Run marlgpt collect first.'}"
+                )
         if not found:
             where = ", ".join(str(source.folder) for source in self.sources)
-            reasons = "; ".join(self.bad.values())
-            raise StoreError(f"{where}: no readable shard. {reasons or 'Run marlgpt collect first.'}")
+            raise StoreError(f"{where}: no readable shard. Run marlgpt collect first.")
         return found
 
     def draw(self, index: int) -> list[Path]:
@@ -343,7 +357,12 @@ class SampleStream:
         """Make the round at the head of the queue the current one."""
         self._prepare()
         if self.executor:
-            self.samples, bad = self._futures.popleft().result()
+            try:
+                self.samples, bad = self._futures.popleft().result()
+            except BrokenExecutor as error:
+                raise ChildProcessError(
+                    "a process that prepares samples has died (out of memory?); use fewer --loaders"
+                ) from error
         else:
             function, *arguments = self._job(max(self.round, 0))
             self.samples, bad = function(*arguments)
@@ -364,14 +383,21 @@ class SampleStream:
         """The next ``size`` samples.
 
         Raises:
-            StoreError: No shard is readable.
+            StoreError: A source has no readable shard, or no round in many had a usable sample.
         """
+        empty = 0
         while self.samples is None or self.offset + size > len(self.samples):
             if self.samples is not None and self.offset == 0 and len(self.samples) < size:
                 repeat = np.random.default_rng([self.seed, self.number, self.round, 2])
                 self.offset = size  # a store smaller than a batch: its samples come more than once
                 return self.samples.take(repeat.integers(len(self.samples), size=size))
             self._advance()
+            empty = empty + 1 if self.samples is None else 0
+            if empty == MOST_EMPTY_ROUNDS:
+                where = ", ".join(str(source.folder) for source in self.sources)
+                raise StoreError(
+                    f"{where}: no usable sample in {empty} rounds; imitation needs episodes with the expert's moves"
+                )
         self.offset += size
         return self.samples.take(np.arange(self.offset - size, self.offset))
 
