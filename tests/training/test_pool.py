@@ -63,9 +63,23 @@ def test_ray_collects_the_same_bytes(tmp_path):
     assert collect.main(args) == 0
     args.out, args.backend = tmp_path / "ray", "ray"
     assert collect.main(args) == 0
-    names = sorted(path.name for path in args.out.iterdir())
+    names = sorted(path.name for path in args.out.glob("*.parquet"))
     assert names == [f"lns-5-{k:05d}.parquet" for k in range(3)]
     assert all((args.out / n).read_bytes() == (tmp_path / "here" / n).read_bytes() for n in names)
+
+
+def test_a_single_worker_is_the_caller_itself():
+    """In the order of the jobs, with what was changed in this process; only Ctrl-C ends it."""
+    jobs = [os.getpid, partial(math.sqrt, -1), partial(math.sqrt, 9)]
+    found = list(pool.run(operator.call, jobs, 1))
+    assert [job for job, _ in found] == jobs
+    assert found[0][1] == os.getpid() and isinstance(found[1][1], ValueError) and found[2][1] == 3
+
+    def stopped():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(pool.run(operator.call, [stopped], 1))
 
 
 @pytest.mark.parametrize("options, message", [
@@ -96,4 +110,4 @@ def test_collect_names_failed_shards_and_keeps_the_others(tmp_path, monkeypatch,
     assert "1 shards failed" in said.err and "2 shards" in said.out
     monkeypatch.undo()
     assert collect.main(args) == 0
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.glob("*.parquet"))) == 3

@@ -98,8 +98,8 @@ def protocol(args: Args, who: list[Contestant], played: list[Instance], left_out
     return {
         "maps": args.maps, "maps_per_count": maps_per_count(args, played), "maps_sha256": digest.hexdigest(),
         "mode": args.mode, "steps": args.steps, "agents": args.agents, "seeds": args.seeds,
-        "pathfinding": args.pathfinding, "collision_system": "soft", "obs_radius": RADIUS, "environment": "pogema 1.4.0",
-        "left_out": left_out,
+        "pathfinding": args.pathfinding, "collision_system": "soft", "obs_radius": RADIUS,
+        "environment": "pogema 1.4.0", "left_out": left_out,
         "interval": "95 %, t over maps; ratios: of the linearised ratio; CSR, ISR: Wilson, effective sample size",
         "interval_over": "maps" if several else "episodes of one map",
         "policies": [
@@ -135,10 +135,7 @@ def episodes(
     Raises:
         ValueError: Naming the episode that failed.
     """
-    if workers == 1:
-        yield from ((job, play_in_worker(job)) for job in work)
-        return
-    for job, result in pool.run(play_in_worker, work, min(workers, len(work))):
+    for job, result in pool.run(play_in_worker, work, max(1, min(workers, len(work)))):
         if isinstance(result, Exception):
             raise ValueError(f"{key_of(*job)}: {result}") from result
         yield job, result
@@ -169,17 +166,8 @@ def main(args: Args) -> int:
     """Play everything in parallel, print tables, write JSON and pictures."""
     check(args)
     if args.game != "pogema":
-        games.evaluate(
-            args.game,
-            args.policy,
-            args.episodes,
-            args.sample,
-            args.temperature,
-            args.unseen,
-            args.workers,
-            args.json,
-        )
-        return 0
+        how = (args.sample, args.temperature, args.unseen, args.workers, args.json)
+        return 130 if games.evaluate(args.game, args.policy, args.episodes, *how) is None else 0
     counts = agent_counts(args.agents)
     who = contestants(args.policy or ["pibt"], args.shield, args.sample, args.temperature)
     lifelong = args.mode == "lifelong"

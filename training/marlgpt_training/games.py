@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,19 +22,31 @@ class Player(Protocol):
     """Whoever decides with the whole game in view: an expert, a script, a random player."""
 
     def act(self, env: Environment, observation: Observation) -> np.ndarray:
-        """int[n] moves in the environment's current state, -1 where it does not know."""
+        """int[n] moves in the environment's current state, -1 where it does not know.
+
+        A player that also has ``begin(env, seed)`` is told of every episode that begins.
+        """
 
 
 class RandomPlayer:
     """Uniform over the allowed moves."""
 
     def __init__(self, seed: int) -> None:
-        self.random = np.random.default_rng(seed)
+        """Draws depend on ``seed`` and the episode's, not on which other episodes run beside it."""
+        self.seed = seed
+        self._running: weakref.WeakKeyDictionary[Environment, np.random.Generator]
+        self._running = weakref.WeakKeyDictionary()
+
+    def begin(self, env: Environment, seed: int) -> None:
+        """The episode of ``seed`` begins in ``env``."""
+        self._running[env] = np.random.default_rng([self.seed, seed])
 
     def act(self, env: Environment, observation: Observation) -> np.ndarray:
         """Draw a move for every agent."""
+        if env not in self._running:
+            self.begin(env, 0)
         mask = observation.action_mask
-        return np.argmax(mask * (1 + self.random.random(mask.shape)), axis=1)
+        return np.argmax(mask * (1 + self._running[env].random(mask.shape)), axis=1)
 
 
 def split(game: str) -> tuple[str, str]:
@@ -129,7 +142,7 @@ class Recording:
             ended=self.ended,
             source=self.source,
             seed=self.seed,
-            spec={"metrics": self.env.metrics()},
+            spec={"metrics": {name: float(value) for name, value in self.env.metrics().items()}},
         )
 
 
@@ -164,7 +177,13 @@ def play(
         temperature: 0 takes the most probable move.
         share: Share of the episodes that the student drives.
         keep: Which finished episodes to return; all if not given.
+
+    Raises:
+        ValueError: Nobody to drive, an unknown game or scenario.
+        MissingExtra: The game's package is not installed.
     """
+    if teacher is None and (student is None or share < 1):
+        raise ValueError(f"{game}: nobody drives; name a teacher, or a student for all episodes")
     name, scenario = split(game)
     waiting, found = list(reversed(seeds)), []
     with _Pool(name, scenario, min(SIDE_BY_SIDE, len(seeds))) as environments:
@@ -178,6 +197,8 @@ def play(
                 env = next(e for e in environments if all(e is not r.env for r, *_ in running))
                 heat = float(random.choice(np.atleast_1d(temperature)))
                 running.append((Recording(env, seed, source), drives, heat, random))
+                if hasattr(teacher, "begin"):
+                    teacher.begin(env, seed)
             logits = _ask(student, running) if any(drives for _, drives, *_ in running) else None
             still = []
             for k, one in enumerate(running):

@@ -1,7 +1,7 @@
 """Many independent jobs over the processes of one machine, or over a cluster with Ray.
 
 Both ways run the same function on the same jobs and give the same results in another order of arrival. A job that
-fails does not stop the others.
+fails does not stop the others. A single process is this one: nothing is started, and the order is that of the jobs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def run(
     Args:
         function: A function of a module, called with one job; both must be picklable, and so must its result.
         jobs: What it is called with.
-        workers: Processes, or with Ray the jobs at work at the same time, each on one CPU of the cluster.
+        workers: Processes (1: the caller's own, which a job can then kill), or with Ray the jobs at work at the same
+            time, each on one CPU of the cluster.
         backend: ``processes`` or ``ray``.
         address: Of a Ray cluster (``auto``: the one this machine belongs to); None starts Ray on this machine.
 
@@ -55,7 +56,18 @@ def run(
     check(backend, workers)
     if backend == "ray":
         return _over_cluster(function, iter(jobs), workers, address)
+    if workers == 1:
+        return _in_turn(function, jobs)
     return _over_processes(function, iter(jobs), workers)
+
+
+def _in_turn(function, jobs) -> Iterator[tuple[Any, Any]]:
+    for job in jobs:
+        try:
+            result = function(job)
+        except Exception as error:
+            result = error
+        yield job, result
 
 
 def _over_processes(function, jobs, workers) -> Iterator[tuple[Any, Any]]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders.registry import layout_of
 from marlgpt_policy.policy import OnnxPolicy
-from scipy.stats import binomtest
 from tqdm import tqdm
 
 from marlgpt_training import games, pool
 from marlgpt_training.checkpoint import load_checkpoint, torch_forward
 from marlgpt_training.collect import SHARP
 from marlgpt_training.evaluation.contestants import SWITCHES
+from marlgpt_training.evaluation.intervals import wilson
 from marlgpt_training.evaluation.journal import Journal
+from marlgpt_training.frame_episode import FrameEpisode
 
 CHUNK = 16
 """Episodes that one job plays side by side."""
@@ -44,7 +46,8 @@ def contestants(game: str, policies: list[str], sample: str, temperature: float 
     """Everyone who plays, in the order of ``policies``.
 
     Raises:
-        ValueError: A name that is neither a policy file nor an expert of the game, or an unknown switch.
+        ValueError: A name that is neither a policy file nor an expert of the game, two equal labels, or an unknown
+            switch.
     """
     if sample not in SWITCHES:
         raise ValueError(f"--sample {sample}: choose on, off or both")
@@ -60,6 +63,10 @@ def contestants(game: str, policies: list[str], sample: str, temperature: float 
                 f"--policy {name}: no such file (.onnx or .safetensors), and no expert of {game}, which has "
                 f"{', '.join(games.experts_of(game))}"
             )
+    labels = [who.label for who in found]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"two policies would both be called '{twice[0]}'; rename one of the files")
     return found
 
 
@@ -95,40 +102,80 @@ def work(job: Job) -> list[dict]:
     if name.endswith(FILES):
         student = forward_of(name, job.game, job.unseen)
     else:
-        teacher = games.expert(job.game.split("/")[0], name, job.seeds[0])
+        teacher = games.expert(job.game.split("/")[0], name)
     played = games.play(job.game, list(job.seeds), teacher, student, job.who.temperature)
-    by_seed = {episode.seed: episode.spec["metrics"] | {"return": _return(episode)} for episode in played}
+    by_seed = {episode.seed: _measured(episode) for episode in played}
     return [by_seed[seed] for seed in job.seeds]
 
 
-def _return(episode) -> float:
-    return float(episode.rewards.astype(np.float64).sum(axis=0).mean())
-
-
-def interval(successes: int, episodes: int) -> tuple[float, float]:
-    """95 % interval of a success rate (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
-    found = binomtest(successes, episodes).proportion_ci(0.95, "wilson")
-    return float(found.low), float(found.high)
+def _measured(episode: FrameEpisode) -> dict[str, float]:
+    """The game's own metrics as plain numbers, and the steps and the mean return of the agents in any game."""
+    found = {name: float(value) for name, value in episode.spec["metrics"].items()}
+    rewards = episode.rewards.astype(np.float64)
+    return found | {"steps": float(len(rewards)), "return": float(rewards.sum(axis=0).mean())}
 
 
 def summarise(results: list[dict]) -> dict:
-    """Success rate with its interval and the means of all metrics."""
-    wins = int(sum(entry["success"] > 0 for entry in results))
-    low, high = interval(wins, len(results))
-    means = {name: float(np.mean([entry[name] for entry in results])) for name in results[0]}
-    return {"episodes": len(results), **means, "success_ci95": [low, high]}
+    """Success rate with the bounds of its interval, and the means of all metrics (None: a metric has no value)."""
+    names = list(dict.fromkeys(name for entry in results for name in entry))
+    means = {}
+    for name in names:
+        values = [entry[name] for entry in results if math.isfinite(entry.get(name, math.nan))]
+        means[name] = float(np.mean(values)) if values else None
+    rate = sum(entry["success"] > 0 for entry in results) / len(results)
+    low, high = wilson(rate, len(results))
+    return {**means, "success": rate, "success_low": low, "success_high": high, "episodes": len(results)}
 
 
-def table(policies: dict[str, dict]) -> str:
+def table(report: dict) -> str:
     """Markdown table of the report."""
     lines = ["| | success | 95 % interval | return | steps | episodes |", "|---|---|---|---|---|---|"]
-    for label, entry in policies.items():
-        low, high = entry["success_ci95"]
+    for label, entry in report["policies"].items():
         lines.append(
-            f"| {label} | {entry['success']:.3f} | {low:.3f} to {high:.3f} | {entry['return']:.2f} | "
-            f"{entry['steps']:.0f} | {entry['episodes']} |"
+            f"| {label} | {entry['success']:.3f} | {entry['success_low']:.3f} to {entry['success_high']:.3f} | "
+            f"{entry['return']:.2f} | {entry['steps']:.0f} | {entry['episodes']} |"
         )
     return "\n".join(lines)
+
+
+def _protocol(game: str, who: list[Contestant], episodes: int, unseen: bool) -> dict:
+    """How the numbers came about; everything that changes them."""
+    return {
+        "game": game,
+        "layout": layout_of(game).name,
+        "episodes": episodes,
+        "first_seed": games.HELD_OUT,
+        "unseen": unseen,
+        "interval": "95 %, Wilson",
+        "policies": [dataclasses.asdict(one) | _digest(one.name) for one in who],
+    }
+
+
+def play_all(
+    game: str, who: list[Contestant], seeds: list[int], unseen: bool, workers: int, journal: Journal | None
+) -> dict[str, dict]:
+    """Metrics by ``LABEL|SEED``; what the journal holds is not played again.
+
+    Raises:
+        ValueError: Naming the contestant whose episode failed.
+    """
+    done = dict(journal.done) if journal else {}
+    jobs = []
+    for one in who:
+        missing = [seed for seed in seeds if f"{one.label}|{seed}" not in done]
+        jobs += [Job(game, one, tuple(missing[k : k + CHUNK]), unseen) for k in range(0, len(missing), CHUNK)]
+    if done:
+        print(f"going on with {journal.path}: {len(done)} of {len(who) * len(seeds)} episodes are there")
+    with tqdm(total=len(who) * len(seeds), initial=len(done), unit="episode") as bar:
+        for job, result in pool.run(work, jobs, max(1, min(workers, len(jobs)))):
+            if isinstance(result, Exception):
+                raise ValueError(f"{job.who.label} in {game}: {result}") from result
+            for seed, metrics in zip(job.seeds, result, strict=True):
+                done[f"{job.who.label}|{seed}"] = metrics
+                if journal:
+                    journal.add(f"{job.who.label}|{seed}", metrics)
+            bar.update(len(job.seeds))
+    return done
 
 
 def evaluate(
@@ -140,46 +187,36 @@ def evaluate(
     unseen: bool,
     workers: int,
     out: Path | None,
-) -> dict:
-    """Play, print a table and write ``out``; the report.
+) -> dict | None:
+    """Play, print a table and write ``out``; the report, None if it was stopped (Ctrl-C).
+
+    Finished episodes wait beside ``out``; a stopped evaluation goes on.
 
     Raises:
         ValueError: Naming what cannot be: a game, a policy, an episode that failed.
     """
     games.split(game)
-    layout = layout_of(game)
+    layout_of(game)  # fails before any work, as the files do
     who = contestants(game, policies or [games.default_expert(game)], sample, temperature)
-    for one in who:
-        if one.name.endswith(FILES):
-            forward_of(one.name, game, unseen)  # fails before any work
-    protocol = {
-        "game": game,
-        "layout": layout.name,
-        "episodes": episodes,
-        "first_seed": games.HELD_OUT,
-        "unseen": unseen,
-        "interval": "95 %, Wilson",
-        "policies": [dataclasses.asdict(one) | _digest(one.name) for one in who],
-    }
+    for name in {one.name for one in who if one.name.endswith(FILES)}:
+        forward_of(name, game, unseen)
+    protocol = _protocol(game, who, episodes, unseen)
     journal = Journal(out.with_name(out.name + ".partial.jsonl"), protocol) if out else None
-    done = dict(journal.done) if journal else {}
     seeds = [games.HELD_OUT + k for k in range(episodes)]
-    jobs = []
-    for one in who:
-        missing = [seed for seed in seeds if f"{one.label}|{seed}" not in done]
-        jobs += [Job(game, one, tuple(missing[k : k + CHUNK]), unseen) for k in range(0, len(missing), CHUNK)]
-    with tqdm(total=len(who) * episodes, initial=len(done), unit="episode") as bar:
-        for job, result in pool.run(work, jobs, max(1, min(workers, len(jobs)))):
-            if isinstance(result, Exception):
-                raise ValueError(f"{job.who.label} in {game}: {result}") from result
-            for seed, metrics in zip(job.seeds, result, strict=True):
-                done[f"{job.who.label}|{seed}"] = metrics
-                if journal:
-                    journal.add(f"{job.who.label}|{seed}", metrics)
-            bar.update(len(job.seeds))
+    try:
+        done = play_all(game, who, seeds, unseen, workers, journal)
+    except KeyboardInterrupt:
+        kept = ""
+        if journal:
+            kept = f"; {journal.path} keeps {len(journal.done)} episodes, the same command goes on"
+        print(f"\nstopped{kept}")
+        return None
+    finally:
+        if journal:
+            journal.close()
     found = {one.label: summarise([done[f"{one.label}|{seed}"] for seed in seeds]) for one in who}
     report = {"policy": who[0].label, "protocol": protocol, "policies": found}
-    print(f"\n{game}, {episodes} episodes\n\n{table(found)}\n")
+    print(f"\n{game}, {episodes} episodes\n\n{table(report)}\n")
     if out:
         temporary = out.with_name(out.name + ".tmp")
         temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
