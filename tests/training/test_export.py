@@ -8,13 +8,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import FORMAT_VERSION, OnnxPolicy, PolicyError
 from marlgpt_training import cli, export
 from marlgpt_training.checkpoint import CheckpointError, save_checkpoint
 from marlgpt_training.data import expand
 from marlgpt_training.export import PARITY, Args, main, observations, parity, to_onnx, to_proto
+from marlgpt_training.frame_episode import FrameEpisode
 from marlgpt_training.precision import compare, convert
+from marlgpt_training.store import write_shard
 
 # What PyTorch says about its own exporter.
 pytestmark = [
@@ -294,3 +297,71 @@ def test_the_paper_reading_converts_too(small_model, tmp_path):
     packed, masks = observations(tmp_path / "none", 60)
     loss = compare(load(tmp_path / "fp32.onnx"), load(tmp_path / "fp16.onnx"), packed, masks)
     assert loss["logit_max"] < 0.1
+
+
+JOINT = (POGEMA_LAYOUT, layout_named("grf-1"))
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory, small_model):
+    """(folder, model) of a checkpoint that reads POGEMA and football."""
+    folder = tmp_path_factory.mktemp("joint")
+    model = small_model(layout=list(JOINT))
+    save_checkpoint(folder / "joint.safetensors", model, JOINT, FACTS)
+    return folder, model
+
+
+@pytest.mark.parametrize("layout", JOINT, ids=lambda layout: layout.name)
+@pytest.mark.parametrize("precision", ["fp32", "int8", "fp16"])
+def test_a_joint_model_makes_a_file_for_each_layout(joint, layout, precision, tmp_path, monkeypatch, capsys):
+    """POGEMA alone is driven; the other games' success rates are measured by evaluations."""
+    driven = []
+    monkeypatch.setattr(export, "rollouts", lambda *_: driven.append(1) or {"random32": 1.0})
+    folder, model = joint
+    args = Args(folder / "joint.safetensors", tmp_path / "p.onnx", tmp_path / "none", 60, "", precision, 1.0)
+    args.layout = layout.name
+    assert main(args) == 0
+    policy = OnnxPolicy(args.out, layout, CPU)
+    assert policy.metadata["layout_name"] == layout.name and policy.metadata["layout_hash"] == layout.hash
+    assert policy.metadata["precision"] == precision
+    packed, masks = observations(tmp_path / "none", 60, layout)
+    worst = parity(model, policy, packed, masks)
+    assert worst < PARITY if precision == "fp32" else worst < 1
+    assert bool(driven) == (precision != "fp32" and layout is POGEMA_LAYOUT)
+    assert f"holds no observations of {layout.name}: random ones" in capsys.readouterr().out
+    wrong = JOINT[layout is POGEMA_LAYOUT]
+    with pytest.raises(PolicyError, match=f"made for token layout {layout.name}"):
+        OnnxPolicy(args.out, wrong, CPU)
+
+
+def test_other_games_are_compared_on_stored_observations(joint, shard, tmp_path, capsys):
+    """In a store of several games, those of the wanted one: masks of 20 columns, values that are not multiples."""
+    grf, (folder, model) = JOINT[1], joint
+    rng = np.random.default_rng(0)
+    features = len(grf) // 6
+    masks = rng.random((5, 2, 20)) < 0.5
+    masks[..., 0], masks[..., 19] = True, False
+    episode = FrameEpisode(
+        "grf", "pass_and_shoot", grf.name, rng.normal(size=(5, 2, features)).astype(np.float16),
+        np.ones((5, 2, features), bool), masks, np.ones((5, 2), bool), np.zeros((4, 2), np.int8),
+        np.zeros((4, 2), np.int8), np.zeros((4, 2), np.float16), True, "expert", 1,
+    )  # fmt: skip
+    write_shard(tmp_path / "store" / "grf-00000.parquet", [episode])
+    (tmp_path / "store" / shard.name).write_bytes(shard.read_bytes())
+    (tmp_path / "store" / "torn.parquet").write_bytes(b"PAR1")
+    packed, found = observations(tmp_path / "store", 30, grf)
+    assert packed.shape == (30, len(grf)) and packed.dtype == np.float16 and found.shape == (30, 20)
+    assert {tuple(row) for row in found} <= {tuple(row) for row in masks.reshape(-1, 20)}
+    assert observations(tmp_path / "store", 30)[0].shape == (30, len(POGEMA_LAYOUT))
+    args = Args(folder / "joint.safetensors", tmp_path / "p.onnx", tmp_path / "store", 30, layout=grf.name)
+    assert main(args) == 0
+    assert "holds no observations" not in capsys.readouterr().out
+    assert parity(model, OnnxPolicy(args.out, grf, CPU), packed, found) < PARITY
+
+
+def test_a_layout_that_is_unknown_or_not_in_the_checkpoint(joint, saved, capsys):
+    command = ["export", "--checkpoint", str(joint[0] / "joint.safetensors"), "--layout", "chess-1"]
+    assert cli.main(command) == 1
+    assert "unknown token layout 'chess-1'" in capsys.readouterr().err
+    assert cli.main(["export", "--checkpoint", str(saved), "--layout", "grf-1"]) == 1
+    assert "trained on layout pogema-1" in capsys.readouterr().err

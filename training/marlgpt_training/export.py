@@ -28,6 +28,8 @@ from marlgpt_training.precision import (
     convert,
     rollouts,
 )
+from marlgpt_training.sample_store import is_sample_shard, read_samples
+from marlgpt_training.store import StoreError, layout_of, shards
 
 PARITY = 1e-3
 """Largest allowed difference of an allowed action's logit between PyTorch and the fp32 file."""
@@ -134,12 +136,12 @@ def parity(model: MarlGpt, policy: OnnxPolicy, packed: np.ndarray, masks: np.nda
 def observations(
     store: Path, count: int, layout: TokenLayout = POGEMA_LAYOUT
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``count`` packed observations and masks of ``layout`` from ``store``, random ones where there is none.
+    """``count`` packed observations and masks of ``layout`` from ``store``, random ones where it has none.
 
     Raises:
-        StoreError: The store holds none of this layout.
+        StoreError: No shard of this layout is readable.
     """
-    if store.is_dir() and any(store.glob("*.parquet")):
+    if holds(store, layout):
         stream, found = SampleStream(store, 0, drawing=Drawing(layout=layout.name)), []
         while sum(map(len, found)) < count:
             found.append(stream.next(min(1000, count)))
@@ -149,11 +151,22 @@ def observations(
     masks = rng.random((count, layout.actions)) < 0.8
     masks[:, 0] = True
     if layout.name != POGEMA_LAYOUT.name:
-        values = rng.uniform(-1, 1, size=(count, len(layout)))
+        values = rng.uniform(-1, 1, size=(count, len(layout))).astype(np.float32)
         valid = rng.random(values.shape) < 0.8
         values[:, -1], valid[:, -1] = layout.environment_value, True
         return compress(values, valid, layout.name), masks
     return rng.integers(-20, 21, size=(count, len(POGEMA_LAYOUT))).astype(np.int8), masks
+
+
+def holds(store: Path, layout: TokenLayout) -> bool:
+    """Whether ``store`` has a shard of ``layout``; what cannot be read does not count."""
+    for path in shards(store):
+        try:
+            if layout.name == (read_samples(path).layout if is_sample_shard(path) else layout_of(path)):
+                return True
+        except StoreError:
+            continue
+    return False
 
 
 def main(args: Args) -> int:
@@ -168,6 +181,8 @@ def main(args: Args) -> int:
     layout = layout_named(args.layout)
     model, facts = load_checkpoint(args.checkpoint, layout)
     packed, masks = observations(args.store, args.observations, layout)
+    if not holds(args.store, layout):
+        print(f"{args.store} holds no observations of {layout.name}: random ones are compared")
     with tempfile.TemporaryDirectory() as folder:
         exported = to_proto(model, layout, facts, args.training)
         exact = _load(exported, Path(folder) / "fp32.onnx", layout)
