@@ -4,10 +4,13 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
+from marlgpt_policy.encoders.registry import frame_encoder
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_training.collect import collect_shard
+from marlgpt_training.frame_episode import FrameEpisode
 from marlgpt_training.model import MarlGpt, ModelConfig
 
 torch.set_num_threads(1)
@@ -31,5 +34,37 @@ def small_model():
         for parameter in model.parameters():  # far from the near-zero initialisation, so that errors show
             parameter.data.mul_(8 if parameter.dim() >= 2 else 1)
         return model.eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def frame_episode():
+    """Random episodes of games with vector observations, in any layout; no game is needed.
+
+    Half-precision features, a third of them invisible, random masks, the last agent dead in the second half.
+    """
+
+    def build(layout="smax-2v3-1", steps=6, agents=2, seed=0, ended=True, **fields):
+        rng, encoder = np.random.default_rng(seed), frame_encoder(layout)
+        shape = (steps + 1, agents)
+        masks = np.zeros((*shape, 20), dtype=bool)
+        masks[..., : encoder.layout.actions] = rng.random((*shape, encoder.layout.actions)) < 0.5
+        masks[..., 1] = True
+        active = np.ones(shape, dtype=bool)
+        active[steps // 2 + 1 :, -1] = False
+        moves = [
+            np.argmax(masks[:-1] * rng.random((steps, agents, 20)), axis=2).astype(np.int8) for _ in "al"
+        ]
+        whole = {
+            "environment": layout.split("-")[0], "scenario": "2v3", "layout": layout,
+            "frames": (rng.random((*shape, encoder.features)) * 2 - 1).astype(np.float16),
+            "visible": rng.random((*shape, encoder.features)) < 0.67,
+            "masks": masks, "active": active, "actions": moves[0],
+            "labels": np.where(active[:-1], moves[1], -1).astype(np.int8),
+            "rewards": (rng.random((steps, agents)) / steps).astype(np.float16),
+            "ended": ended, "source": "expert", "seed": seed, "spec": {"metrics": {"success": float(seed % 2)}},
+        }  # fmt: skip
+        return FrameEpisode(**{**whole, **fields})
 
     return build
