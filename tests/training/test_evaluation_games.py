@@ -10,7 +10,7 @@ import pytest
 import torch
 from marlgpt_policy.encoders import registry
 from marlgpt_policy.layout import POGEMA_LAYOUT
-from marlgpt_training import cli, evaluate, games
+from marlgpt_training import cli, evaluate, games, model_card
 from marlgpt_training.checkpoint import save_checkpoint
 from marlgpt_training.environments import base
 from marlgpt_training.evaluation import games as evaluation
@@ -94,6 +94,18 @@ def test_onnx_and_checkpoint_of_one_model_play_alike(files, tmp_path):
     assert list(found) == ["policy sampled T=50", "policy greedy", "weights sampled T=50", "weights greedy"]
     assert found["policy greedy"] == found["weights greedy"]
     assert found["policy greedy"] != found["policy sampled T=50"]
+
+
+def test_the_card_of_a_policy_for_another_game_repeats_the_table(files, tmp_path):
+    out, card = tmp_path / "report.json", tmp_path / "card.md"
+    assert evaluate.main(args(policy=[str(files / "policy.onnx"), "walker"], json=out)) == 0
+    assert model_card.main(model_card.Args(files / "policy.onnx", [out], card, ["make it"])) == 0
+    text = card.read_text()
+    assert evaluation.table(json.loads(out.read_text())) in text
+    assert "toy/2, 40 episodes" in text and "layout `toy-1`" in text and "grid worlds" not in text
+    (tmp_path / "torn.onnx").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="truncated or not a model"):
+        model_card.main(model_card.Args(tmp_path / "torn.onnx", [], card))
 
 
 def test_an_unseen_layout_only_if_asked_for(files):
