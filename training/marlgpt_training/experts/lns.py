@@ -5,7 +5,13 @@ Every agent keeps a plan for the next W steps. Each step the plans are shifted b
 replan the group in random order with space-time A* inside the window, keep the result if the sum of costs is
 not worse (large-neighbourhood search after Li et al. 2021, MAPF-LNS; rolling window after Li et al. 2021,
 RHCR). The cost of a plan is the step at which the agent reaches its goal, or W plus the cost-to-go at the
-window's end. All tie-breaking inside A* is by a fixed move order, so that labels depend on the state.
+window's end.
+
+What is deterministic: two experts with the same seed and the same history of ``act`` calls plan the same, and A* breaks
+ties between equal plans by a fixed move order, so that labels agree more often. What is not: a label is no function of
+the state alone. The search improves the plans of the steps before with random groups and stops after a number of
+rounds, so that a running expert and one that begins in the same state differ: in 3, 6 and 12 % of the labels of 16, 32
+and 64 agents on random maps, 9 % of 32 in mazes (lifelong, four maps of 60 steps each).
 
 One-shot episodes are planned to their end: LaCAM finds a solution, the search shortens it and keeps it a solution.
 A rolling window would get stuck for ever where an agent at its goal blocks the way of others.
