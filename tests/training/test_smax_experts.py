@@ -1,5 +1,6 @@
 """SMAX's experts: legal in any state, better than chance, and what the learned one's network promises."""
 
+import json
 import os
 
 import numpy as np
@@ -185,3 +186,47 @@ def test_search_only_changes_the_weights_of_the_script(monkeypatch):
     *_, (found, rate) = smax_focus.search(["5v5"], 20, start, 0, episodes=256)
     assert found.shoot > 2.2 and rate > 0.6
     assert found.balance != start.balance and all(np.isfinite(list(vars(found).values())))
+
+
+@pytest.mark.slow  # compiling
+def test_the_real_command_trains_saves_and_goes_on(tmp_path, monkeypatch):
+    out = tmp_path / "runs" / "expert.npz"
+    command = ["smax_ppo", "--out", str(out), "--minutes", "0.001", "--scenario", SCENARIO, "--games", "4"]
+    monkeypatch.setattr(smax_ppo, "CHECK", 8)
+    monkeypatch.setattr("sys.argv", [*command, "--rounds-cloning", "1"])
+    smax_ppo.main()
+    params, moments, step, rounds, best, spent = smax_ppo._open(out, seed=1)
+    assert rounds == 1 and 0 <= best <= 1 and spent > 0
+    assert step == smax_ppo.Settings.passes * smax_ppo.Settings.parts
+    before = smax_net.initial(1)
+    assert all(np.isfinite(a).all() for a in params.values())
+    assert any((params[name] != before[name]).any() for name in before) and set(params) == set(before)
+    assert all((part[name] != 0).any() for part in moments for name in ("p.trunk", "v.trunk"))
+    kept = smax_net.load(out)
+    np.testing.assert_array_equal(kept["p.move"], params["p.move"])
+    assert not [name for name in kept if name.startswith("v.")]  # the critic stays behind
+    lines = [json.loads(line) for line in out.with_suffix(".log.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [1, 1] and set(lines[1]["check"]) == {SCENARIO}
+    smax_ppo.main()  # its time is over: nothing happens
+    assert smax_ppo._open(out, seed=1)[3] == 1
+
+
+@pytest.mark.parametrize("bad", [["--minutes", "0"], ["--games", "2"]])
+def test_the_command_refuses_nonsense(monkeypatch, capsys, tmp_path, bad):
+    monkeypatch.setattr("sys.argv", ["smax_ppo", "--out", str(tmp_path / "a.npz"), *bad])
+    with pytest.raises(SystemExit):
+        smax_ppo.main()
+    assert "--minutes must be above 0 and --games at least 4" in capsys.readouterr().err
+
+
+def test_the_win_rate_command_prints_a_line_per_scenario(monkeypatch, capsys):
+    monkeypatch.setattr(
+        "sys.argv", ["smax_expert", "--kind", "ppo", "--scenario", SCENARIO, "--episodes", "8"]
+    )
+    experts.main()
+    line = capsys.readouterr().out.strip()
+    assert line.startswith(f"{SCENARIO} ppo success ") and "allies_left" in line
+    monkeypatch.setattr("sys.argv", ["smax_expert", "--weights", "nowhere.npz", "--scenario", SCENARIO])
+    with pytest.raises(SystemExit):
+        experts.main()
+    assert "nowhere.npz is missing" in capsys.readouterr().err
