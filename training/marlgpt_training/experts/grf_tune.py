@@ -33,8 +33,10 @@ class Args:
     """Seed of variations and episodes."""
     noise: float = 0.05
     """Probability that an agent does something else in a step: what wins all the same can be learnt by a student."""
+    episodes: int = 8
+    """Episodes of a first measurement; a promising style plays twice as many more."""
     out: Path | None = None
-    """Append every measured style to this file, one JSON object a line; read first, so that a run resumes."""
+    """Keep the best styles in this file, one JSON object a line; another run goes on from there."""
 
 
 def win_rate(env: Grf, style: Style, seeds: range | list[int], noise: float = 0.0) -> float:
@@ -75,39 +77,58 @@ def propose(kept: list[Candidate], rng: np.random.Generator) -> Style:
     return vary(first.style, rng, float(rng.choice([0.1, 0.25, 0.5])))
 
 
-def load(path: Path | None) -> list[Candidate]:
-    """What an earlier run measured."""
-    if path is None or not path.exists():
+def load(args: Args) -> list[Candidate]:
+    """What an earlier run with the same scenario and noise measured."""
+    if args.out is None or not args.out.exists():
         return []
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [Candidate(Style(**row["style"]), row["wins"], row["played"]) for row in rows]
+    rows = [json.loads(line) for line in args.out.read_text().splitlines()]
+    return [
+        Candidate(Style(**row["style"]), row["wins"], row["played"])
+        for row in rows
+        if (row["scenario"], row["noise"]) == (args.scenario, args.noise)
+    ]
+
+
+def save(args: Args, kept: list[Candidate]) -> None:
+    """Write ``kept`` for :func:`load`."""
+    if args.out is None:
+        return
+    rows = [
+        {
+            "scenario": args.scenario,
+            "noise": args.noise,
+            "wins": c.wins,
+            "played": c.played,
+            "style": dataclasses.asdict(c.style),
+        }
+        for c in kept
+    ]
+    args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def main(args: Args) -> None:
     """Search until the time is up; candidates that do well are played more often."""
-    rng = np.random.default_rng([args.seed, int(time.time())] if args.out else args.seed)
-    kept = load(args.out) or [Candidate(style) for style in dict.fromkeys((*STYLES.values(), Style()))]
+    kept = load(args) or [Candidate(style) for style in dict.fromkeys((*STYLES.values(), Style()))]
+    rng = np.random.default_rng([args.seed, sum(c.played for c in kept)])  # a run that goes on draws anew
     env, until, best = Grf(args.scenario), time.time() + 60 * args.minutes, None
     for candidate in kept:
         if not candidate.played:
-            candidate.play(env, rng, 16, args.noise)
+            candidate.play(env, rng, 2 * args.episodes, args.noise)
     while time.time() < until:
         kept.sort(key=lambda c: -c.score)
         fresh = len(kept) < 4 or rng.random() < 0.6
         candidate = Candidate(propose(kept[:8], rng)) if fresh else kept[int(rng.integers(min(4, len(kept))))]
-        candidate.play(env, rng, 8, args.noise)
+        candidate.play(env, rng, args.episodes, args.noise)
         bar = kept[min(3, len(kept) - 1)].score
         if fresh and candidate.wins / candidate.played >= bar:
-            candidate.play(env, rng, 16, args.noise)
+            candidate.play(env, rng, 2 * args.episodes, args.noise)
         if fresh:
             kept.append(candidate)
         kept = sorted(kept, key=lambda c: -c.score)[:24]
         if kept[0] is not best or not fresh:
             best = kept[0]
             print(f"{best.wins:.0f} of {best.played}: {best.style}", flush=True)
-    if args.out is not None:
-        rows = [{"style": dataclasses.asdict(c.style), "wins": c.wins, "played": c.played} for c in kept]
-        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    save(args, kept)
     env.close()
 
 
