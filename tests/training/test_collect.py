@@ -107,6 +107,11 @@ def test_main_fills_a_store_and_resumes(tmp_path, capsys):
     assert "2 shards" in said and " 0 new labelled agent steps\n" in said
 
 
+def test_pogema_is_collected_as_pogema(tmp_path):
+    with pytest.raises(ValueError, match="--game pogema/random_8: write pogema"):
+        main(Args(out=tmp_path / "new", game="pogema/random_8"))
+
+
 def test_wrong_expert_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="--expert cbs: choose lns or pibt for pogema"):
         main(Args(out=tmp_path / "new", expert="cbs"))

@@ -237,6 +237,10 @@ def jobs_of(args: Args) -> list[Job]:
     Raises:
         ValueError: Naming the option that cannot be.
     """
+    if args.game.startswith("pogema/"):
+        raise ValueError(
+            f"--game {args.game}: write pogema; its maps and numbers of agents are drawn anew for every episode"
+        )
     expert = args.expert or games.default_expert(args.game)
     if expert not in games.experts_of(args.game):
         choices = " or ".join(games.experts_of(args.game))
