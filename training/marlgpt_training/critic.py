@@ -8,20 +8,24 @@ cross entropy with the categorical critic (Farebrother et al. 2024, arXiv 2403.0
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.registry import layout_named
 from tqdm import tqdm
 
-from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint
+from marlgpt_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, trained_layouts
+from marlgpt_training.data import Source
 from marlgpt_training.losses import temporal_difference
+from marlgpt_training.mixture import by_layout
 from marlgpt_training.model import MarlGpt
-from marlgpt_training.replay import Replay
-from marlgpt_training.store import read_shard, shards
+from marlgpt_training.replay import unroll
+from marlgpt_training.sample_store import is_sample_shard
+from marlgpt_training.store import StoreError, read_shard, shards
 
 
 @dataclasses.dataclass
@@ -50,6 +54,21 @@ class Args:
     """CPU threads."""
 
 
+def check(args: Args) -> None:
+    """``ValueError`` naming the option that cannot be."""
+    for name in ("steps", "batch", "threads"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} {getattr(args, name)}: at least 1 is needed")
+    if not 0 < args.gamma < 1:
+        raise ValueError(f"--gamma {args.gamma}: choose a discount between 0 and 1, both excluded")
+    for name in ("learning_rate", "highest"):
+        if not 0 < getattr(args, name) < math.inf:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} {getattr(args, name)}: choose a number above 0")
+    if args.seed < 0:
+        raise ValueError(f"--seed {args.seed}: at least 0 is needed")
+
+
 def returns(rewards: np.ndarray, gamma: float) -> np.ndarray:
     """float32[T, n] discounted returns of ``rewards`` [T, n], zero after the episode's end."""
     found = np.zeros(rewards.shape, dtype=np.float32)
@@ -72,67 +91,139 @@ def split(store: Path) -> tuple[list[Path], list[Path]]:
     return [path for k, path in enumerate(paths) if k % 10], paths[::10]
 
 
-def samples(paths: list[Path], seed: int, batch: int, gamma: float) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield (values, valid, executed moves, returns) for ever; the last steps of cut episodes are left out."""
+def samples(
+    paths: list[Path], seed: int, batch: int, gamma: float, layout: str
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield (values, valid, executed moves, returns) for ever.
+
+    The last steps of cut episodes are left out, as too much of their return is missing, and so are one-shot
+    episodes. Shards that cannot be used are skipped with a message.
+
+    Args:
+        paths: Shards.
+        seed: Seed of the choice.
+        batch: Samples to yield at once.
+        gamma: Discount per step, 0 < gamma < 1.
+        layout: Name of the token layout that the episodes must have.
+
+    Raises:
+        ValueError: No shard has a usable episode; naming the reasons.
+    """
     rng = np.random.default_rng(seed)
-    cut = int(np.ceil(np.log(0.05) / np.log(gamma)))
+    usable, reasons = list(paths), []
     parts: list[tuple[np.ndarray, ...]] = []
-    while True:
-        for episode in read_shard(paths[rng.integers(len(paths))]):
-            steps, agents = episode.actions.shape
-            last = steps if episode.ended else steps - cut
-            if last < 1 or not episode.spec.get("lifelong", True):
-                continue
-            replay, found = Replay(episode), returns(episode.rewards, gamma)
-            for step in rng.permutation(last)[:4]:
-                which = rng.permutation(agents)[:24]
-                values, valid, _ = replay.encode(int(step), which)
-                parts.append(
-                    (values, valid, episode.actions[step, which].astype(np.int64), found[step, which])
-                )
-            if sum(len(part[0]) for part in parts) >= 8 * batch:
-                stacked = [np.concatenate(field) for field in zip(*parts, strict=True)]
-                order = rng.permutation(len(stacked[0]))
-                for start in range(0, len(order) - batch + 1, batch):
-                    pick = order[start : start + batch]
-                    yield tuple(field[pick] for field in stacked)
-                parts = []
+    while usable:
+        path = usable[rng.integers(len(usable))]
+        try:
+            found = list(shard_samples(path, rng, gamma, layout))
+        except StoreError as error:
+            found, reason = [], str(error) if str(path) in str(error) else f"{path}: {error}"
+            reasons.append(reason)
+            print(f"skipped: {reason}", flush=True)
+        if not found:
+            usable.remove(path)
+        parts += found
+        if sum(len(part[0]) for part in parts) >= 8 * batch:
+            stacked = [np.concatenate(field) for field in zip(*parts, strict=True)]
+            order = rng.permutation(len(stacked[0]))
+            for start in range(0, len(order) - batch + 1, batch):
+                pick = order[start : start + batch]
+                yield tuple(field[pick] for field in stacked)
+            parts = []
+    why = "; ".join(reasons) or (
+        f"returns need lifelong episodes, or games, that are longer than {_cut(gamma)} steps or ended by themselves "
+        f"(--gamma {gamma})"
+    )
+    raise ValueError(f"{paths[0].parent}: no usable episode in {len(paths)} shards; {why}")
 
 
-def critic_loss(model: MarlGpt, values, valid, actions, targets) -> torch.Tensor:
+def _cut(gamma: float) -> int:
+    """Last steps of a cut episode whose return misses more than a twentieth of the weight."""
+    return int(np.ceil(np.log(0.05) / np.log(gamma)))
+
+
+def shard_samples(
+    path: Path, rng: np.random.Generator, gamma: float, layout: str
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """A few samples of every usable episode of a shard.
+
+    Raises:
+        StoreError: Not readable, without rewards, or of another layout.
+    """
+    if is_sample_shard(path):
+        raise StoreError(f"{path}: holds single observations, without the rewards that a critic learns from")
+    for episode in read_shard(path):
+        if episode.layout != layout:
+            raise StoreError(f"{path}: holds observations of {episode.layout}, the others are of {layout}")
+        steps = len(episode.actions)
+        last = steps if episode.ended else steps - _cut(gamma)
+        if last < 1 or not episode.spec.get("lifelong", True):
+            continue
+        replay = unroll(episode)
+        found = returns(replay.rewards(gamma), gamma)
+        for step in rng.permutation(last)[:4]:
+            which = rng.permutation(episode.actions.shape[1])[:24]
+            values, valid, mask = replay.encode(int(step), which)
+            moves = episode.actions[step, which].astype(np.int64)
+            made = (moves >= 0) & np.take_along_axis(mask, np.maximum(moves, 0)[:, None], axis=1)[:, 0]
+            yield values[made], valid[made], moves[made], found[step, which][made]
+
+
+def critic_loss(model: MarlGpt, layout: str, values, valid, actions, targets) -> torch.Tensor:
     """Mean cross entropy between the two-hot returns and the value bins of the executed moves."""
     with torch.no_grad():
-        x, bias = model.trunk_forward(values, valid)
+        x, bias = model.trunk_forward(values, valid, layout)
     return temporal_difference(model.critic(x, bias), actions, targets, model.bin_values, "two-hot").mean()
 
 
-def explained_variance(model: MarlGpt, batches: list[tuple]) -> float:
-    """1 - Var(G - Q) / Var(G) over ``batches``; 1 is perfect, 0 no better than the mean."""
+def explained_variance(model: MarlGpt, layout: str, batches: list[tuple]) -> float:
+    """1 - Var(G - Q) / Var(G) over ``batches``; 1 is perfect, 0 no better than the mean (or nothing to explain)."""
     predicted, actual = [], []
     with torch.no_grad():
         for values, valid, actions, found in batches:
-            x, bias = model.trunk_forward(torch.from_numpy(values), torch.from_numpy(valid))
+            x, bias = model.trunk_forward(torch.from_numpy(values), torch.from_numpy(valid), layout)
             q = (model.critic(x, bias).softmax(-1) * model.bin_values).sum(-1)
             predicted.append(q[torch.arange(len(actions)), torch.from_numpy(actions)].numpy())
             actual.append(found)
-    error = np.concatenate(actual) - np.concatenate(predicted)
-    return float(1 - error.var() / np.concatenate(actual).var())
+    wanted = np.concatenate(actual)
+    error, spread = wanted - np.concatenate(predicted), wanted.var()
+    return float(1 - error.var() / spread) if spread > 0 else 0.0
+
+
+def load(args: Args) -> tuple[MarlGpt, dict, str]:
+    """The policy with all its layouts and facts, and the layout of the store.
+
+    Raises:
+        ValueError: The checkpoint was not trained on the store's layout, or either cannot be read.
+    """
+    layout = next(iter(by_layout([Source(args.store)])))
+    trained = trained_layouts(args.checkpoint)
+    if layout not in trained:
+        raise CheckpointError(
+            f"{args.checkpoint}: trained on {', '.join(trained)}, but {args.store} holds observations of {layout}"
+        )
+    model, facts = load_checkpoint(args.checkpoint, [layout_named(name) for name in trained])
+    model.set_value_range(0.0, args.highest)
+    return model.eval(), facts, layout
 
 
 def main(args: Args) -> int:
-    """Train, report the explained variance on held-out batches, save."""
+    """Train, report the explained variance on held-out batches, save.
+
+    Raises:
+        ValueError: An option that cannot be, or nothing to learn from in the store.
+        FloatingPointError: The training diverged.
+    """
+    check(args)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    model, facts = load_checkpoint(args.checkpoint, POGEMA_LAYOUT)
-    model.config.value_range = (0.0, args.highest)
-    model.bin_values = torch.linspace(0.0, args.highest, model.config.bins)
-    model.eval()
+    train, test = split(args.store)
+    model, facts, layout = load(args)
     parts = [model.critic_block, model.critic_norm, model.critic_head]
     parameters = [parameter for part in parts for parameter in part.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=0.01)
-    train, test = split(args.store)
-    stream = samples(train, args.seed, args.batch, args.gamma)
-    unseen = samples(test, args.seed, args.batch, args.gamma)
+    stream = samples(train, args.seed, args.batch, args.gamma, layout)
+    unseen = samples(test, args.seed, args.batch, args.gamma, layout)
     held_out = [next(unseen) for _ in range(6)]
     started = time.time()
     with tqdm(total=args.steps, unit="step") as bar:
@@ -140,21 +231,23 @@ def main(args: Args) -> int:
             for group in optimiser.param_groups:
                 group["lr"] = args.learning_rate * min(1.0, (step + 1) / 50) * (1 - step / args.steps)
             tensors = [torch.from_numpy(field) for field in next(stream)]
-            loss = critic_loss(model, *tensors)
+            loss = critic_loss(model, layout, *tensors)
             if not torch.isfinite(loss):
-                raise ValueError(f"critic loss is {float(loss)} at step {step}; lower --learning-rate")
+                raise FloatingPointError(
+                    f"critic loss is {float(loss)} at step {step}; lower --learning-rate"
+                )
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             bar.update()
             bar.set_postfix_str(f"loss {loss.item():.3f}")
-    explained = explained_variance(model, held_out)
+    explained = explained_variance(model, layout, held_out)
     facts["critic"] = {
         "steps": args.steps, "samples": args.steps * args.batch, "gamma": args.gamma,
         "explained_variance": round(explained, 4),
     }  # fmt: skip
-    save_checkpoint(args.out, model, POGEMA_LAYOUT, facts)
+    save_checkpoint(args.out, model, list(model.layouts.values()), facts)
     print(
         f"{args.out}: explained variance {explained:.3f} on held-out shards, {(time.time() - started) / 60:.1f} min"
     )
