@@ -48,11 +48,13 @@ def test_bad_input_exits_1_with_the_message(tmp_path, capsys):
     )
     said = capsys.readouterr().err
     assert said.startswith("marlgpt export: ") and "no.safetensors: not a readable checkpoint" in said
-    empty = ["--store", str(tmp_path / "empty"), "--out", str(tmp_path / "run"), "--dagger-workers", "0"]
-    assert cli.main(["train", *empty, "--device", "cpu"]) == 1
-    assert "no readable shard. Run marlgpt collect first" in capsys.readouterr().err
+    empty = ["--store", str(tmp_path / "empty"), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert cli.main(["train", *empty]) == 1
+    expected = f"marlgpt train: {tmp_path / 'empty'}: no readable shard. Run marlgpt collect first.\n"
+    assert capsys.readouterr().err == expected
     assert cli.main(["train", *empty, "--preset", "huge"]) == 1
-    assert "unknown preset 'huge'; choose one of paper, small, tiny" in capsys.readouterr().err
+    expected = "marlgpt train: unknown preset 'huge'; choose one of paper, small, tiny\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_real_process_collects_and_refuses(tmp_path):

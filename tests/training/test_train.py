@@ -5,18 +5,19 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from marlgpt_policy.layout import POGEMA_LAYOUT, LayoutError, TokenLayout
-from marlgpt_policy.policy import choose_from_logits
-from marlgpt_training import checkpoint, dagger, losses, rollout, train
-from marlgpt_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, torch_forward
+from marlgpt_training import checkpoint, cli, dagger, losses, progress, train
+from marlgpt_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from marlgpt_training.data import SampleStream
 from marlgpt_training.distributed import World
 from marlgpt_training.losses import LossConfig, Objective
@@ -25,7 +26,7 @@ from marlgpt_training.progress import RunLog
 from marlgpt_training.rollout import throughput
 from marlgpt_training.run_state import RunStateError
 from marlgpt_training.store import read_shard, write_shard
-from marlgpt_training.train import Args, Trainer, check, learning_rate, main
+from marlgpt_training.train import Args, Trainer, main, share_out
 from safetensors.torch import save_file
 
 
@@ -89,7 +90,7 @@ def test_resumes_exactly(run, capsys):
     """A run in two goes has the losses and the weights of an unbroken one."""
     main(dataclasses.replace(run, out=run.out / "whole"))
     parts = dataclasses.replace(run, out=run.out / "parts")
-    trainer = Trainer(check(parts, World(0, 1, "cpu")), World(0, 1, "cpu"))
+    trainer = Trainer(share_out(parts, 1), World(0, 1, "cpu"))
     parts.out.mkdir(parents=True, exist_ok=True)
     log = RunLog(parts.out, 0, parts.steps)
     for _ in range(7):  # a run that dies in its seventh step, two after its last saved state
@@ -138,43 +139,6 @@ sys.exit(cli.main(["train", *sys.argv[1:]]))"""
     assert [step for step, _ in entries(run.out / "whole")] == [*range(4, 25, 4)]
 
 
-def torchrun(processes, out, run, *options):
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "MASTER_ADDR": "127.0.0.1",
-    }
-    subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
-            "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1",
-            "-m", "marlgpt_training.cli", "train", "--store", run.store[0], "--out", str(out), "--batch", "32",
-            "--parts", "2", "--chunks", "2", "--warmup", "3", "--dagger-workers", "0", "--device", "cpu",
-            "--learning-rate", "0.002", "--evaluate-every", "0", *options,
-        ],
-        check=True, timeout=200, env=environment, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-@pytest.mark.slow
-def test_two_processes_train_the_model_of_one(run):
-    """gloo, real torchrun: same weights and stream positions as one process; then one goes on from two's state."""
-    terms = ("--loss.td", "0.5", "--loss.advantage", "0.2")
-    main(dataclasses.replace(
-        run, out=run.out / "one", parts=2, steps=6, loss=LossConfig(td=0.5, advantage=0.2), evaluate_every=0
-    ))  # fmt: skip
-    torchrun(2, run.out / "two", run, "--steps", "6", *terms)
-    one, two = (torch.load(run.out / n / "state.pt", weights_only=True) for n in ("one", "two"))
-    assert one["streams"] == two["streams"] and one["samples"] == two["samples"] == 192
-    for key in one["model"]:
-        torch.testing.assert_close(two["model"][key], one["model"][key], rtol=1e-4, atol=2e-5, msg=key)
-    main(dataclasses.replace(
-        run, out=run.out / "two", parts=2, steps=8, loss=LossConfig(td=0.5, advantage=0.2), evaluate_every=0
-    ))  # fmt: skip
-    assert torch.load(run.out / "two" / "state.pt", weights_only=True)["step"] == 8
-
-
 def test_a_seed_gives_one_run(run):
     run.steps = run.evaluate_every = 4
     states = []
@@ -192,6 +156,54 @@ def test_a_run_starts_from_a_checkpoint(run, small_model, tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(student.parameters(), small_model().parameters(), strict=True)
     )
+
+
+def test_a_run_keeps_the_value_bins_of_its_checkpoint(run, small_model, tmp_path):
+    """Another --highest would change what the critic's bins mean, so it takes the term that trains them anew."""
+    run.init, run.steps = tmp_path / "old.safetensors", 1
+    save_checkpoint(run.init, small_model(), POGEMA_LAYOUT, {})  # its bins end at 1
+    with pytest.raises(
+        ValueError, match="--highest 3.0: the critic of .*old.safetensors has learnt .* up to 1; "
+    ):
+        main(dataclasses.replace(run, highest=3.0))
+    for name, options, highest in (
+        ("kept", {}, 1.0),
+        ("named", {"highest": 1.0}, 1.0),
+        ("anew", {"highest": 3.0, "loss": LossConfig(td=0.5)}, 3.0),
+    ):
+        out = run.out / name
+        main(dataclasses.replace(run, out=out, **options))
+        assert load_checkpoint(out / "student.safetensors", POGEMA_LAYOUT)[0].config.value_range == (
+            0,
+            highest,
+        )
+    with pytest.raises(RunStateError, match="value_range .*1.0.*asks for .*3.0.*--highest, or another --out"):
+        main(dataclasses.replace(run, out=run.out / "kept", highest=3.0, loss=LossConfig(td=0.5)))
+    main(dataclasses.replace(run, out=run.out / "new", init=None))
+    new = load_checkpoint(run.out / "new" / "student.safetensors", POGEMA_LAYOUT)[0]
+    assert new.config.value_range == (0.0, 2.0)
+
+
+def test_the_logged_rate_leaves_out_saving_and_validation(run, monkeypatch):
+    """Whatever the intervals are: 32 samples a second, a quarter of it waiting, by a clock that we turn."""
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0])
+    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(train, "time", clock)
+
+    def taking(seconds, method):
+        def slow(*arguments):
+            now[0] += seconds
+            return method(*arguments)
+
+        return slow
+
+    for name, seconds in (("update", 0.75), ("batch", 0.25), ("save", 50.0), ("evaluate", 700.0)):
+        monkeypatch.setattr(Trainer, name, taking(seconds, getattr(Trainer, name)))
+    run.steps, run.save_every, run.evaluate_every = 12, 3, 5
+    assert main(run) == 0
+    assert [value for _, value in entries(run.out, "rate")] == [32.0] * 6
+    assert [value for _, value in entries(run.out, "data_wait")] == [0.25] * 6
 
 
 def test_stops_after_its_minutes(run, capsys):
@@ -237,6 +249,16 @@ def test_divergence_stops_at_once_and_keeps_the_batch(run, monkeypatch):
     assert state["step"] == 5 and all(torch.isfinite(v).all() for v in state["model"].values())
 
 
+def test_an_absurd_learning_rate_ends_in_one_line(run, capsys):
+    options = ["--store", run.store[0], "--out", str(run.out), "--batch", "32", "--device", "cpu", "--warmup", "0",
+               "--dagger-workers", "0", "--evaluate-every", "0", "--learning-rate", "1e30"]  # fmt: skip
+    assert cli.main(["train", *options]) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("marlgpt train: ")]
+    assert len(said) == 1 and re.search(r"gradient is (nan|inf) at step \d", said[0])
+    assert "no state yet" in said[0] and "state.pt" not in said[0], "there is no such file"
+    assert not (run.out / "state.pt").exists()
+
+
 def test_full_disk_keeps_the_last_good_state(run, monkeypatch):
     assert main(run) == 0
     before = (run.out / "state.pt").read_bytes()
@@ -273,24 +295,6 @@ def test_a_state_of_another_model_is_refused(run):
         main(dataclasses.replace(run, reading="scalar"))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"store": ["nowhere"]}, "no readable shard. Run marlgpt collect first"),
-        ({"store": []}, "the mixture is empty"),
-        ({"store": ["a=0"]}, "sum to zero"),
-        ({"expert": "me"}, "choose lns or pibt"),
-        ({"precision": "fp8"}, "choose fp32 or bf16"),
-        ({"batch": 33, "parts": 2}, "must be a multiple"),
-        ({"dagger_share": 1.5}, "between 0 and 1"),
-        ({"preset": "huge"}, "unknown preset"),
-    ],
-)
-def test_bad_options_say_what_to_do(run, change, message):
-    with pytest.raises(ValueError, match=message):
-        main(dataclasses.replace(run, **change))
-
-
 def test_bf16_and_compiled_training_stay_close_to_plain(run, monkeypatch):
     real = torch.nn.Module.compile
     traced = []  # tracing and autograd as in real use, without minutes of C++ compilation
@@ -309,47 +313,48 @@ def test_bf16_and_compiled_training_stay_close_to_plain(run, monkeypatch):
     assert found["compiled"] == pytest.approx(found["plain"], rel=1e-3)
 
 
-def test_dagger_worker_ends_with_the_trainer(run):
-    run.dagger_workers, run.steps, run.evaluate_every = 1, 2, 2
-    assert main(run) == 0
+@pytest.fixture
+def killed_worker(run, monkeypatch):
+    """A run whose DAgger worker is killed in its fourth step."""
+    update = Trainer.update
+
+    def and_kill(self, samples):
+        if self.step == 3:
+            (worker,) = multiprocessing.active_children()
+            worker.kill()
+            worker.join()
+        return update(self, samples)
+
+    monkeypatch.setattr(Trainer, "update", and_kill)
+    run.dagger_workers, run.steps, run.evaluate_every, run.save_every = 1, 6, 0, 100
+    return run
+
+
+def gone():
     deadline = time.time() + 20
     while multiprocessing.active_children() and time.time() < deadline:
         time.sleep(0.05)
-    assert not multiprocessing.active_children()
+    return not multiprocessing.active_children()
 
 
-def test_dagger_adds_shards_of_the_student_and_drops_old_ones(tmp_path, small_model, monkeypatch):
-    student = tmp_path / "student.safetensors"
-    save_checkpoint(student, small_model(), POGEMA_LAYOUT, {})
-
-    def rounds(count):
-        left = iter([7] * (count + 1) + [1])  # the parent lives for that many rounds
-        monkeypatch.setattr(dagger.os, "getppid", lambda: next(left))
-        monkeypatch.setattr(dagger.os, "nice", lambda _: 0)
-        dagger.run(tmp_path, student, 0, 3, [dagger.Task("pogema", "pibt")], episodes=1, steps=4, keep=2)
-        return sorted(p.name for p in (tmp_path / "dagger").glob("*.parquet"))
-
-    assert rounds(3) == ["dagger-3-000001.parquet", "dagger-3-000002.parquet"]
-    first = (tmp_path / "dagger" / "dagger-3-000002.parquet").read_bytes()
-    assert rounds(1) == ["dagger-3-000002.parquet", "dagger-3-000003.parquet"]  # numbering goes on
-    assert (tmp_path / "dagger" / "dagger-3-000002.parquet").read_bytes() == first
-    assert read_shard(tmp_path / "dagger" / "dagger-3-000003.parquet")[0].source in (
-        "student+pibt",
-        "shielded+pibt",
-    )
+def test_a_killed_dagger_worker_is_started_again_and_ends_with_the_trainer(killed_worker, capsys):
+    assert main(killed_worker) == 0
+    assert "DAgger worker 0 died (killed by SIGKILL); started again" in capsys.readouterr().out
+    assert gone()
 
 
-def test_learning_rate_schedule():
-    args = Args(learning_rate=1.0, warmup=10, steps=110)
-    assert learning_rate(args, 0) == pytest.approx(0.1) and learning_rate(args, 9) == pytest.approx(1.0)
-    assert learning_rate(args, 10) == pytest.approx(1.0) and learning_rate(args, 60) == pytest.approx(0.55)
-    assert learning_rate(args, 110) == learning_rate(args, 500) == pytest.approx(0.1)
-    rates = [learning_rate(args, k) for k in range(10, 111)]
-    assert rates == sorted(rates, reverse=True)
+def test_dagger_workers_that_keep_dying_end_the_run_with_its_state_saved(killed_worker, capsys, monkeypatch):
+    monkeypatch.setattr(dagger, "RESTARTS", 0)
+    with pytest.raises(dagger.WorkerError, match="killed by SIGKILL.* 1 times .*saved at step 4: mend that"):
+        main(killed_worker)
+    assert torch.load(killed_worker.out / "state.pt", weights_only=True)["step"] == 4 and gone()
+    monkeypatch.setattr(Trainer, "update", lambda *_: pytest.fail("the schedule is over"))
+    assert main(dataclasses.replace(killed_worker, steps=4)) == 0  # and it goes on from there
+    assert "resumed at step 4" in capsys.readouterr().out
 
 
 def test_average_starts_near_the_weights_and_follows_slowly(run):
-    trainer = Trainer(check(run, World(0, 1, "cpu")), World(0, 1, "cpu"))
+    trainer = Trainer(share_out(run, 1), World(0, 1, "cpu"))
     name, shown = "actor_head.weight", trainer.average.module
     start = shown.state_dict()[name].clone()
     for step, expected in ((0, 1.0), (10**6, 1.001)):  # the first update copies, the later ones blend
@@ -397,7 +402,7 @@ def test_checkpoint_of_another_layout_or_with_other_weights(tmp_path, small_mode
     weights = small_model().state_dict()
     weights.pop("actor_head.weight")
     config = json.dumps(small_model().config.to_dict())
-    facts = {"config": config, "layout": "x", "layout_hash": POGEMA_LAYOUT.hash, "facts": "{}"}
+    facts = {"config": config, "layout": POGEMA_LAYOUT.name, "layout_hash": POGEMA_LAYOUT.hash, "facts": "{}"}
     save_file(weights, path, facts)
     with pytest.raises(CheckpointError, match="weights do not fit its configuration"):
         load_checkpoint(path, POGEMA_LAYOUT)
@@ -416,26 +421,3 @@ def test_failing_save_leaves_the_old_checkpoint(tmp_path, small_model, monkeypat
         save_checkpoint(path, small_model(), POGEMA_LAYOUT, {"step": 2})
     assert load_checkpoint(path, POGEMA_LAYOUT)[1] == {"step": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
-
-
-def test_throughput_is_deterministic_and_ranks_drivers(small_model):
-    forward = torch_forward(small_model())
-    random = throughput(forward, "random", 16, 2, 48, True)
-    assert random == throughput(forward, "random", 16, 2, 48, True)
-    pibt = throughput(None, "random", 16, 2, 48, False)
-    assert pibt > 2 * random and pibt > 0.5
-
-
-def test_shield_follows_a_perfect_ranking(monkeypatch):
-    """A student whose logits point down the cost-to-go does better with the shield than a random one."""
-
-    def downhill(values, valid, mask):
-        logits = np.full((len(values), 20), -1e9, dtype=np.float32)
-        logits[:, 1:5] = 8 * values[:, 121 + 14 : 121 + 18]  # the self token's "closer" flags
-        logits[:, 0] = 1
-        return np.where(mask, logits, np.float32(-1e9))
-
-    sharp = lambda logits, *_: choose_from_logits(logits, 0.1, np.random.default_rng(0))  # noqa: E731
-    monkeypatch.setattr(rollout, "choose_from_logits", sharp)
-    shielded = throughput(downhill, "random", 24, 2, 64, True)
-    assert shielded > 0.75 * throughput(None, "random", 24, 2, 64, False)

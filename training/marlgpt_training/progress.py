@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
@@ -32,24 +34,32 @@ class RunLog:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
         quiet = 1.0 if sys.stderr.isatty() else 60.0
         self.bar = tqdm(total=steps, initial=step, unit="step", mininterval=quiet, dynamic_ncols=True)
-        self._started, self._since, self._waited = time.time(), time.time(), 0.0
+        self._started = self._since = time.monotonic()
+        self._waited = 0.0
 
     def waited(self, seconds: float) -> None:
         """Add time that the trainer waited for data."""
         self._waited += seconds
 
-    def pause(self) -> None:
-        """Start the clock of the rate anew, after something that is not training."""
-        self._since, self._waited = time.time(), 0.0
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do something that is not training: its time does not count in the rate."""
+        began = time.monotonic()
+        yield
+        self._since += time.monotonic() - began
 
     def training(self, step: int, samples: int, new: int, terms: dict[str, float], device: str) -> None:
-        """Write an entry: the terms' means, samples per second, share of time spent waiting for data."""
-        spent = max(1e-9, time.time() - self._since)
+        """Write an entry: the terms' means, samples per second, share of time spent waiting for data.
+
+        ``new`` samples were trained on since the last entry.
+        """
+        now = time.monotonic()
+        spent = max(1e-9, now - self._since)
         entry = {
             **terms,
             "rate": new / spent,
             "data_wait": self._waited / spent,
-            "minutes": (time.time() - self._started) / 60,
+            "minutes": (now - self._started) / 60,
         }
         busy = gpu_utilisation(device)
         if busy is not None:
@@ -59,7 +69,7 @@ class RunLog:
         if "accuracy" in terms:
             shown["accuracy"] = f"{terms['accuracy']:.3f}"
         self.bar.set_postfix(shown, refresh=False)
-        self.pause()
+        self._since, self._waited = now, 0.0
 
     def write(self, step: int, samples: int, entry: dict) -> None:
         """Write ``entry`` to log.jsonl and TensorBoard."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from marlgpt_training.model import ModelConfig
+
 
 class RunStateError(ValueError):
     """A run's state file is torn, foreign or belongs to another model; the message says what to do."""
@@ -53,10 +55,15 @@ def load_state(path: Path, device: str) -> dict:
 
 
 def check_config(path: Path, saved: dict, wanted: dict) -> None:
-    """``RunStateError`` if the saved model is not the wanted one; the value range may differ."""
+    """``RunStateError`` if the saved model is not the wanted one.
+
+    What an older state does not mention has its default.
+    """
+    saved = {**ModelConfig().to_dict(), **saved}
     for name, value in wanted.items():
-        if saved.get(name) != value and name != "value_range":
+        held = tuple(saved[name]) if name == "value_range" else saved[name]
+        if held != value:
             raise RunStateError(
-                f"{path}: holds a model with {name} {saved.get(name)}, this command asks for {value}; use the same "
-                "--preset and --reading, or another --out"
+                f"{path}: holds a model with {name} {held}, this command asks for {value}; use the same --preset, "
+                "--reading and --highest, or another --out"
             )

@@ -6,14 +6,10 @@ Runs alone or under torchrun; resumes exactly from its last saved state; chooses
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import math
 import multiprocessing
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,96 +21,15 @@ from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint, torch_
 from marlgpt_training.collect import SHARP
 from marlgpt_training.data import Drawing, Samples, parse_mixture
 from marlgpt_training.distributed import World, join
-from marlgpt_training.losses import TERMS, LossConfig, Objective
+from marlgpt_training.losses import TERMS, Objective
 from marlgpt_training.mixture import Mixture
 from marlgpt_training.model import ENVIRONMENTS, MarlGpt, preset
 from marlgpt_training.progress import RunLog
 from marlgpt_training.rollout import throughput
 from marlgpt_training.run_state import check_config, load_state, save_state
+from marlgpt_training.train_args import Args, check, learning_rate, share_out
 
 LOG_EVERY = 100
-
-
-@dataclasses.dataclass
-class Args:
-    """Train a policy on trajectory stores."""
-
-    out: Path = Path("out/train")
-    """Folder of the run: checkpoints student (newest average) and best, state.pt to resume from, log.jsonl,
-    TensorBoard files, and the store of the student's own episodes (dagger)."""
-    store: list[str] = field(default_factory=lambda: ["out/store"])
-    """Trajectory stores with their weights in the mixture: FOLDER or FOLDER=WEIGHT."""
-    init: Path | None = None
-    """Checkpoint whose weights a new run starts from; its preset and reading replace those below."""
-    preset: str = "tiny"
-    """Model size: tiny, small or paper."""
-    reading: str = "entity"
-    """Token reading: entity or scalar."""
-    loss: LossConfig = field(default_factory=LossConfig)
-    """Weights and constants of the loss terms."""
-    highest: float = 2.0
-    """Return of the critic's highest value bin; the lowest is 0."""
-    batch: int = 512
-    """Samples in a batch, over all processes."""
-    parts: int = 0
-    """Independent streams that a batch is put together from, divided among the processes; 0: one per process.
-    With equal parts, one process and several train the same model."""
-    chunks: int = 4
-    """Pieces in which a process computes its samples, sorted by number of tokens so that little padding is
-    computed; gradients accumulate over them, so more chunks need less memory."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW, cosine decay to a tenth at the end."""
-    weight_decay: float = 0.05
-    """Weight decay of AdamW."""
-    average: float = 0.999
-    """Decay of the moving average of the weights, which is evaluated, exported and the critic's target network."""
-    steps: int = 20_000
-    """Optimiser steps of the whole schedule."""
-    warmup: int = 300
-    """Steps of linear warm-up."""
-    dagger_workers: int = 1
-    """Processes that roll out the student and label with the expert; 0 for stores alone."""
-    dagger_episodes: int = 16
-    """Episodes in a DAgger shard."""
-    dagger_keep: int = 150
-    """DAgger shards kept per worker; older ones are deleted."""
-    dagger_share: float = 0.6
-    """Share of the samples that come from DAgger shards once there are any."""
-    dagger_games: list[str] = field(default_factory=lambda: ["pogema"])
-    """Games whose student episodes are labelled: pogema, or GAME/SCENARIO:EXPERT such as smax/5v5:ppo. Checkpoints
-    are chosen by what the student reaches in these. Those that --store has no samples of are left out."""
-    dagger_device: str = "cpu"
-    """Where the student's rollouts run: cpu or cuda."""
-    expert: str = "lns"
-    """Expert that labels POGEMA's DAgger states: lns or pibt."""
-    loaders: int = 0
-    """Processes that prepare samples; 0 prepares them in the trainer (best where every core trains)."""
-    evaluate_every: int = 1000
-    """Steps between validation rollouts; 0 for none, then no best checkpoint is chosen."""
-    evaluate_episodes: int = 32
-    """Episodes of each game other than pogema in a validation."""
-    save_every: int = 500
-    """Steps between saved states; a killed run repeats at most so many."""
-    minutes: float = 1e9
-    """Stop (resumable) after this many minutes."""
-    threads: int = 1
-    """CPU threads of the trainer."""
-    seed: int = 0
-    """Seed of weights, batches and rollouts."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """cuda or cpu."""
-    precision: str = "bf16" if torch.cuda.is_available() else "fp32"
-    """fp32, or bf16 (autocast), which is faster on GPUs and on CPUs with AMX only."""
-    compile: bool = False
-    """Compile the model with torch.compile; worth it on GPUs and for the scalar reading."""
-
-
-def learning_rate(args: Args, step: int) -> float:
-    """Linear warm-up, then cosine decay to a tenth."""
-    if step < args.warmup:
-        return args.learning_rate * (step + 1) / args.warmup
-    done = min(1.0, (step - args.warmup) / max(1, args.steps - args.warmup))
-    return args.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
 
 def validate(model: MarlGpt, tasks: list[dagger.Task], episodes: int) -> dict[str, float]:
@@ -140,29 +55,6 @@ def validate(model: MarlGpt, tasks: list[dagger.Task], episodes: int) -> dict[st
         result |= found
         scores.append(np.mean(list(found.values())))
     return {**result, "score": float(np.mean(scores))}
-
-
-def check(args: Args, world: World) -> Args:
-    """``args`` with ``parts`` filled in.
-
-    Raises:
-        ValueError: Naming the option that cannot be.
-    """
-    choices = {"expert": ("lns", "pibt"), "precision": ("fp32", "bf16")}
-    for name, allowed in choices.items():
-        if getattr(args, name) not in allowed:
-            raise ValueError(f"--{name} {getattr(args, name)}: choose {' or '.join(allowed)}")
-    args = dataclasses.replace(args, parts=args.parts or world.size)
-    if args.parts % world.size or args.batch % args.parts:
-        raise ValueError(
-            f"--parts {args.parts} must be a multiple of the {world.size} processes, and --batch {args.batch} one of "
-            "--parts"
-        )
-    for text in args.dagger_games:
-        dagger.Task.parse(text, args.expert)
-    if not 0 <= args.dagger_share <= 1:
-        raise ValueError(f"--dagger-share {args.dagger_share}: choose a share between 0 and 1")
-    return args
 
 
 class Trainer:
@@ -224,12 +116,21 @@ class Trainer:
         """A new model, or the one to start from, for the layouts of the mixture."""
         args, layouts = self.args, self.mixture.layouts
         tables = ENVIRONMENTS if len({layout.environment for layout in layouts}) > 1 else 1
-        if args.init:
-            model = load_checkpoint(args.init, layouts, unseen=True)[0]
-            return model if tables <= model.config.tables else model.with_tables(tables)
-        config = preset(args.preset, args.reading)
-        config.value_range, config.tables = (0.0, args.highest), tables
-        return MarlGpt(config, layouts)
+        if not args.init:
+            config = preset(args.preset, args.reading)
+            highest = 2.0 if args.highest is None else args.highest
+            config.value_range, config.tables = (0.0, highest), tables
+            return MarlGpt(config, layouts)
+        model = load_checkpoint(args.init, layouts, unseen=True)[0]
+        lowest, highest = model.config.value_range
+        if args.highest not in (None, highest):
+            if not args.loss.td:
+                raise ValueError(
+                    f"--highest {args.highest}: the critic of {args.init} has learnt value bins up to {highest:g}; "
+                    "leave --highest out, or give --loss.td a weight above 0 so that it learns the new ones"
+                )
+            model.set_value_range(lowest, args.highest)
+        return model if tables <= model.config.tables else model.with_tables(tables)
 
     def _restore(self, state: dict) -> None:
         self.average.load_state_dict(state["average"])
@@ -312,9 +213,10 @@ class Trainer:
         if not torch.isfinite(norm):  # stop before the weights, their average and the state are spoilt
             path = self.args.out / f"bad_batch_{self.world.rank}.npz"
             np.savez(path, **{f"{s.layout}/{name}": a for s in batch for name, a in s.arrays().items()})
+            kept = f"the last good state in {self.state_path}" if self.state_path.exists() else "no state yet"
             raise FloatingPointError(
-                f"the gradient is {float(norm)} at step {self.step + 1}; the batch is in {path}, the last good state "
-                f"in {self.state_path}. Lower --learning-rate, or look at the batch"
+                f"the gradient is {float(norm)} at step {self.step + 1}; the batch is in {path}, {kept}. Lower "
+                "--learning-rate, or look at the batch"
             )
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -361,28 +263,6 @@ class Trainer:
             save_checkpoint(self.args.out / "best.safetensors", self.shown, self.mixture.layouts, facts)
 
 
-def start_workers(args: Args, tasks: list[dagger.Task]) -> list:
-    """Start the DAgger processes."""
-    if not tasks:
-        return []
-    context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(
-            target=dagger.run,
-            args=(args.out, args.out / "student.safetensors", args.seed, k, tasks),
-            kwargs={
-                "episodes": args.dagger_episodes, "steps": 128, "keep": args.dagger_keep,
-                "device": args.dagger_device,
-            },
-            daemon=True,
-        )
-        for k in range(args.dagger_workers)
-    ]  # fmt: skip
-    for worker in workers:
-        worker.start()
-    return workers
-
-
 class StopRequest:
     """Turns SIGINT and SIGTERM into a flag, so that a run ends after a whole step with its state saved."""
 
@@ -395,9 +275,10 @@ class StopRequest:
         self.flag = True
 
 
-def run(trainer: Trainer, log: RunLog | None, stop: StopRequest) -> None:
-    """The training loop."""
+def run(trainer: Trainer, log: RunLog | None, stop: StopRequest, workers: dagger.Workers | None) -> bool:
+    """The training loop; False if the leader's DAgger workers keep dying. The state is saved in any case."""
     args, world = trainer.args, trainer.world
+    alive = True
     started, logged = time.time(), trainer.step
     while trainer.step < args.steps:
         if trainer.step % (10 if world.size > 1 else 1) == 0:  # all processes must stop at the same step
@@ -417,38 +298,57 @@ def run(trainer: Trainer, log: RunLog | None, stop: StopRequest) -> None:
                 log.training(trainer.step, trainer.samples, new, terms, trainer.device)
                 trainer.publish()
             logged = trainer.step
+            alive = not world.any(workers is not None and not workers.keep_alive())
+            if not alive:
+                break
         over = trainer.step == args.steps
         if args.evaluate_every and trainer.tasks and (over or trainer.step % args.evaluate_every == 0):
             over = True
             if log:
-                trainer.evaluate(log)
+                with log.paused():
+                    trainer.evaluate(log)
         if over or trainer.step % args.save_every == 0:
-            world.barrier()
-            trainer.save()
-            if log:
-                log.pause()
+            with log.paused() if log else contextlib.nullcontext():
+                world.barrier()
+                trainer.save()
     trainer.save()
+    return alive
 
 
 def main(args: Args) -> int:
-    """Train until the schedule or the time is over."""
-    world = join(args.device)
-    args = check(args, world)
+    """Train until the schedule or the time is over.
+
+    Raises:
+        ValueError: An option that cannot be, or a store or state that does not fit; nothing was trained.
+        FloatingPointError: The training diverged.
+        dagger.WorkerError: The DAgger workers keep dying; the state is saved.
+    """
+    check(args)
     torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
-    workers, log, trainer = [], None, None
+    world = join(args.device)
+    workers, log, trainer = None, None, None
     try:
+        args = share_out(args, world.size)
+        args.out.mkdir(parents=True, exist_ok=True)
         trainer = Trainer(args, world)
         if world.leads:
             log = RunLog(args.out, trainer.step, args.steps)
             trainer.publish()
-            workers = start_workers(args, trainer.tasks)
-        run(trainer, log, StopRequest())
+            workers = dagger.Workers(
+                args.dagger_workers, trainer.tasks, args.out, args.seed, args.dagger_episodes, args.dagger_keep,
+                args.dagger_device, log.bar.write,
+            )  # fmt: skip
+        alive = run(trainer, log, StopRequest(), workers)
         step, best = trainer.step, trainer.best
         world.barrier()  # nobody leaves the group while another still needs it
+        if workers and not alive:
+            raise dagger.WorkerError(
+                f"{workers.gave_up}. The state is saved at step {step:,}: mend that and run the same command again, or "
+                "go on with --dagger-workers 0"
+            )
     finally:
-        for worker in workers:
-            worker.terminate()
+        if workers:
+            workers.stop()
         if log:
             log.close()
         # DistributedDataParallel holds the group, whose threads must end before the interpreter does.
@@ -457,4 +357,4 @@ def main(args: Args) -> int:
     if world.leads:
         chosen = f"; best score {best:.3f} in {args.out / 'best.safetensors'}" if best >= 0 else ""
         print(f"stopped at step {step:,}; newest average in {args.out / 'student.safetensors'}{chosen}")
-    return 0
+    return 0 if alive else 1
