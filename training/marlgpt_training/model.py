@@ -24,6 +24,10 @@ MASKED = -1e9
 """Logit of an action that the mask forbids."""
 READINGS = ("entity", "scalar")
 BASIS = 4
+SCALAR_STD = 0.3
+"""Initial standard deviation of the scalar reading's embeddings. The last token has to find the few of hundreds of
+tokens that matter by their ids and values: at the 0.02 of a language model these hardly differ from one another, the
+attention stays uniform, and the loss stays at chance for hundreds of steps (docs/training.md)."""
 ENVIRONMENTS = 4
 """Environment ids of the published model, 0 is free: as many attribute tables give each its own."""
 
@@ -231,6 +235,9 @@ class MarlGpt(nn.Module):
         self.critic_head = nn.Linear(config.width, MAX_ACTIONS * config.bins, bias=False)
         self.register_buffer("bin_values", torch.linspace(*config.value_range, config.bins), persistent=False)
         self.apply(self._initialise)
+        if config.reading == "scalar":
+            for parameter in self.embedding.parameters():
+                nn.init.normal_(parameter, std=SCALAR_STD)
         for name, parameter in self.named_parameters():
             if name.endswith(("out.weight", "down.weight")):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * (config.shared + 1)))
