@@ -21,6 +21,8 @@ from marlgpt_training.evaluation.intervals import wilson
 from marlgpt_training.evaluation.journal import Journal
 from marlgpt_training.frame_episode import FrameEpisode
 
+EVALUATION = games.HELD_OUT + 10_000_000
+"""Episode seeds of evaluations; neither training nor tuning nor the choice of checkpoints draws them."""
 CHUNK = 16
 """Episodes that one job plays side by side."""
 FILES = (".onnx", ".safetensors")
@@ -144,7 +146,7 @@ def _protocol(game: str, who: list[Contestant], episodes: int, unseen: bool) -> 
         "game": game,
         "layout": layout_of(game).name,
         "episodes": episodes,
-        "first_seed": games.HELD_OUT,
+        "first_seed": EVALUATION,
         "unseen": unseen,
         "interval": "95 %, Wilson",
         "policies": [dataclasses.asdict(one) | _digest(one.name) for one in who],
@@ -202,7 +204,7 @@ def evaluate(
         forward_of(name, game, unseen)
     protocol = _protocol(game, who, episodes, unseen)
     journal = Journal(out.with_name(out.name + ".partial.jsonl"), protocol) if out else None
-    seeds = [games.HELD_OUT + k for k in range(episodes)]
+    seeds = [EVALUATION + k for k in range(episodes)]
     try:
         done = play_all(game, who, seeds, unseen, workers, journal)
     except KeyboardInterrupt:
