@@ -16,7 +16,14 @@ from marlgpt_training.grid_env import GridEnv
 def throughput(
     forward, family: str, agents: int, episodes: int, steps: int, shield: bool, temperature: float = 1.0
 ) -> float:
-    """Mean goals per step of ``forward`` (None: PIBT) over held-out maps, all episodes in one batch."""
+    """Mean of :func:`throughputs`."""
+    return float(np.mean(throughputs(forward, family, agents, episodes, steps, shield, temperature)))
+
+
+def throughputs(
+    forward, family: str, agents: int, episodes: int, steps: int, shield: bool, temperature: float = 1.0
+) -> list[float]:
+    """Goals per step of ``forward`` (None: PIBT) on each of ``episodes`` held-out maps, all in one batch."""
     environments, drivers = [], []
     for k in range(episodes):
         seed = HELD_OUT + 7919 * agents + k
@@ -44,4 +51,4 @@ def throughput(
                 action = shielded(logits[own], action, observed[k][2], env.cells, waited[k], env.moves, seed)
             env.step(action)
             waited[k] = np.where(env.arrived, rng.random(agents), waited[k] + 1)
-    return float(np.mean([env.reached.sum() / steps for env in environments]))
+    return [float(env.reached.sum() / steps) for env in environments]
