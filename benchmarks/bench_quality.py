@@ -1,7 +1,8 @@
 """Quality per compute of the two token readings: held-out loss and rollout throughput against CPU time of training.
 
-Both readings have the same width, depth, data and learning rate and train in turns on one core, so that a busy
-machine slows both alike; the clock is the CPU time of training alone. Draws ``--plot FILE``.
+Both readings have the same width, depth, data and warm-up and train in turns on one core, so that a busy machine slows
+both alike; the clock is the CPU time of training alone. Each has the learning rate that suits it: several start, and
+after a quarter of the time the one with the lowest held-out loss goes on. Draws ``--plot FILE``.
 """
 
 from __future__ import annotations
@@ -14,18 +15,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_reading import our_loop
+from bench_reading import BATCH, HEADS, SHARED, WIDTH, OurLoop
 from common import finish
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_training.checkpoint import torch_forward
 from marlgpt_training.collect import collect_shard
 from marlgpt_training.data import Samples, SampleStream
 from marlgpt_training.losses import LossConfig, Objective
-from marlgpt_training.model import MarlGpt, preset
+from marlgpt_training.model import MarlGpt, ModelConfig
 from marlgpt_training.rollout import throughput
 from tqdm import tqdm
 
 READINGS = ("entity", "scalar")
+RATES = (1e-3, 3e-3)
+WARMUP = 50
+"""Steps of linear warm-up."""
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+"""When to measure, as shares of the CPU time."""
+CHOICE = 2
+"""Which of these measurements decides about the learning rate."""
 
 
 def held_out_loss(model: MarlGpt, samples: Samples) -> float:
@@ -45,28 +53,52 @@ def rollout(model: MarlGpt) -> float:
     return found
 
 
-def train(store: Path, samples: Samples, marks: list[float], bar: tqdm) -> dict[str, list[dict]]:
-    """Train both readings up to each of ``marks`` (CPU seconds) in turn; what was measured there."""
-    models, steps, spent, counts = {}, {}, dict.fromkeys(READINGS, 0.0), dict.fromkeys(READINGS, 0)
-    for reading in READINGS:
+class Runner:
+    """One model in training, and what was measured of it."""
+
+    def __init__(self, reading: str, rate: float, store: Path) -> None:
         torch.manual_seed(0)
-        models[reading] = MarlGpt(preset("tiny", reading), POGEMA_LAYOUT).train()
-        steps[reading] = our_loop(models[reading], store, 1e-3)
-    found: dict[str, list[dict]] = {reading: [] for reading in READINGS}
-    for mark in marks:
-        for reading in READINGS:
-            while spent[reading] < mark:
-                started = time.process_time()
-                steps[reading]()
-                spent[reading] += time.process_time() - started
-                counts[reading] += 1
-                bar.n = round(sum(spent.values()))
-                bar.refresh()
-            entry = {"cpu_seconds": spent[reading], "samples": 64 * counts[reading]}
-            entry["loss"] = held_out_loss(models[reading], samples)
-            entry["throughput"] = rollout(models[reading])
-            found[reading].append(entry)
-    return found
+        self.reading, self.rate, self.spent, self.found = reading, rate, 0.0, []
+        self.model = MarlGpt(ModelConfig(WIDTH, HEADS, SHARED, reading), POGEMA_LAYOUT)
+        self.loop = OurLoop(self.model, store, rate, WARMUP)
+
+    def train_until(self, seconds: float, bar: tqdm) -> None:
+        """Train for that many CPU seconds in all."""
+        while self.spent < seconds:
+            started = time.process_time()
+            self.loop()
+            spent = time.process_time() - started
+            self.spent += spent
+            bar.update(spent)
+
+    def measure(self, samples: Samples) -> None:
+        """Note loss and throughput now."""
+        entry = {"cpu_seconds": self.spent, "samples": BATCH * self.loop.steps}
+        entry["loss"], entry["throughput"] = held_out_loss(self.model, samples), rollout(self.model)
+        self.found.append(entry)
+
+
+def train(
+    store: Path, samples: Samples, marks: list[float], bar: tqdm
+) -> tuple[dict[str, Runner], list[dict]]:
+    """Train both readings in turns up to each of ``marks`` (CPU seconds); the best of each, and the sweep.
+
+    All learning rates start; from mark number ``CHOICE`` on only the one with the lowest held-out loss goes on.
+    """
+    runners = [Runner(reading, rate, store) for reading in READINGS for rate in RATES]
+    sweep = []
+    for k, mark in enumerate(marks):
+        for runner in runners:
+            runner.train_until(mark, bar)
+            runner.measure(samples)
+        if k == CHOICE:
+            sweep = [{"reading": r.reading, "rate": r.rate, **r.found[-1]} for r in runners]
+            chosen = [
+                min((r for r in runners if r.reading == name), key=lambda r: r.found[-1]["loss"])
+                for name in READINGS
+            ]
+            runners = chosen
+    return {runner.reading: runner for runner in runners}, sweep
 
 
 def plot(found: dict[str, list[dict]], pibt: float, path: Path) -> None:
@@ -94,7 +126,7 @@ def plot(found: dict[str, list[dict]], pibt: float, path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=120.0, help="CPU seconds of training per reading")
+    parser.add_argument("--seconds", type=float, default=160.0, help="CPU seconds of training per reading")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="picture to draw")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the results to this file as well")
     args = parser.parse_args()
@@ -105,11 +137,23 @@ def main() -> int:
             collect_shard(Path(folder) / "train" / f"lns-{k}.parquet", k, 16, 96, "lns")
         collect_shard(Path(folder) / "test" / "lns.parquet", 99, 16, 96, "lns")
         samples = SampleStream(Path(folder) / "test", 0).next(1024)
-        marks = [args.seconds / 2**k for k in (4, 3, 2, 1, 0)]
-        with tqdm(total=round(2 * args.seconds), unit="s", desc="CPU time", mininterval=5) as bar:
-            found = train(Path(folder) / "train", samples, marks, bar)
+        marks = [args.seconds * share for share in SHARES]
+        total = len(READINGS) * (args.seconds + (len(RATES) - 1) * marks[CHOICE])
+        with tqdm(total=round(total), unit="s", desc="CPU time", mininterval=5) as bar:
+            bar.bar_format = "{l_bar}{bar}| {n:.0f}/{total:.0f} s"
+            best, sweep = train(Path(folder) / "train", samples, marks, bar)
+    found = {reading: best[reading].found for reading in READINGS}
     pibt = throughput(None, "random", 16, 3, 64, True)
+    print(
+        f"width {WIDTH}, {SHARED + 1} blocks to the logits, batch {BATCH}, {WARMUP} steps of warm-up, one thread"
+    )
+    for entry in sweep:
+        print(
+            f"{entry['reading']:<6} learning rate {entry['rate']:g}: loss {entry['loss']:.3f} after "
+            f"{entry['cpu_seconds']:.0f} CPU s"
+        )
     for reading in READINGS:
+        print(f"{reading} goes on with learning rate {best[reading].rate:g}")
         for entry in found[reading]:
             print(
                 f"{reading:<6} {entry['cpu_seconds']:6.0f} CPU s {entry['samples']:8,} samples  "
@@ -121,7 +165,7 @@ def main() -> int:
     if args.plot:
         plot(found, pibt, args.plot)
         print(f"drawn to {args.plot}")
-    finish(args, "quality", {**found, "pibt_throughput": pibt, "ratio": ratio})
+    finish(args, "quality", {**found, "sweep": sweep, "pibt_throughput": pibt, "ratio": ratio})
     return 0
 
 

@@ -2,21 +2,22 @@
 
 All three have the same width, depth and heads. The plain loop is what one writes first, after nanoGPT: observations
 from a token file of one byte per value, all tokens (padding as well) through all blocks, heads on the last one.
-Ours draws, replays and encodes its samples from the trajectory store inside the measured time.
+Ours draws, replays and encodes its samples from the trajectory store inside the measured time, round by round.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import finish, options, progress, timed
+from common import finish, options, progress
 from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT
 from marlgpt_training.collect import collect_shard
-from marlgpt_training.data import SampleStream
+from marlgpt_training.data import Drawing, SampleStream
 from marlgpt_training.losses import LossConfig, Objective
 from marlgpt_training.model import Block, MarlGpt, ModelConfig, ScalarEmbedding
 from torch import nn
@@ -24,6 +25,8 @@ from torch.nn import functional as F
 
 WIDTH, HEADS, SHARED, BATCH, CHUNKS = 64, 4, 1, 64, 4
 SECONDS = 10.0
+EVERYDAY, ROUND = Drawing(), Drawing(shards=1)
+"""The trainer's drawing, and the same work per sample in small rounds, so that a measurement covers whole ones."""
 
 
 class PlainGpt(nn.Module):
@@ -31,14 +34,15 @@ class PlainGpt(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = ScalarEmbedding(WIDTH, POGEMA_LAYOUT)
+        self.embedding = ScalarEmbedding(WIDTH, 1)
+        self.ids = ScalarEmbedding.ids_of(POGEMA_LAYOUT, 1)
         self.blocks = nn.ModuleList(Block(WIDTH, HEADS) for _ in range(SHARED + 1))
         self.norm = nn.LayerNorm(WIDTH, bias=False)
         self.head = nn.Linear(WIDTH, MAX_ACTIONS, bias=False)
 
     def forward(self, values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Logits float[b, 20] of values float[b, L] and valid bool[b, L]."""
-        x, keys = self.embedding(values, valid)
+        x, keys = self.embedding(values, valid, self.ids)
         bias = torch.zeros(keys.shape).masked_fill(~keys, -1e9)[:, None, None]
         for block in self.blocks:
             x = block(x, bias)
@@ -64,22 +68,43 @@ def plain_loop(file: Path, labels: np.ndarray):
     return step
 
 
-def our_loop(model: MarlGpt, store: Path, rate: float = 1e-4):
-    """One optimiser step of the trainer, data included, as a function."""
-    objective = Objective(model, LossConfig())
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
-    stream = SampleStream(store, 0)
+class OurLoop:
+    """Optimiser steps of the trainer, data included; ``stream`` says where in its round of samples it is."""
 
-    def step() -> None:
-        samples = stream.next(BATCH)
-        order = np.argsort((samples.packed != -128).sum(axis=1))
-        for piece in np.array_split(order, CHUNKS):
-            (objective(samples.take(piece).tensors("cpu"))[0] / BATCH).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+    def __init__(
+        self, model: MarlGpt, store: Path, rate: float = 1e-4, warmup: int = 0, drawing: Drawing = EVERYDAY
+    ) -> None:
+        self.model, self.rate, self.warmup, self.steps = model.train(), rate, warmup, 0
+        self.objective = Objective(model, LossConfig())
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.98))
+        self.stream = SampleStream(store, 0, drawing=drawing)
 
-    return step
+    def __call__(self) -> None:
+        """Make one step."""
+        self.steps += 1
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * min(1.0, self.steps / max(1, self.warmup))
+        samples = self.stream.next(BATCH).shortest_first()
+        for piece in np.array_split(np.arange(BATCH), CHUNKS):
+            (self.objective(samples.take(piece).tensors("cpu"))[0] / BATCH).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+
+def samples_per_second(loop) -> float:
+    """All samples by all CPU seconds, over whole rounds of samples: making one belongs to its steps."""
+    loop()  # warms up
+    stream = getattr(loop, "stream", None)
+    whole = len(stream.samples) // BATCH if stream else 1  # steps to a round
+    steps, spent = 0, 0.0
+    while spent < SECONDS:
+        started = time.process_time()
+        for _ in range(whole):
+            loop()
+        spent, steps = spent + time.process_time() - started, steps + whole
+    return BATCH * steps / spent
 
 
 def main() -> int:
@@ -98,13 +123,13 @@ def main() -> int:
             for reading in ("entity", "scalar")
         }
         loops = {
-            **{reading: our_loop(model, store) for reading, model in models.items()},
+            **{reading: OurLoop(model, store, drawing=ROUND) for reading, model in models.items()},
             "plain": plain_loop(file, found.labels),
         }
         rates = {}
         for name, step in loops.items():
             progress(f"{name} ...")
-            rates[name] = BATCH / float(np.median(timed(step, SECONDS), axis=0)[1])
+            rates[name] = samples_per_second(step)
         progress("")
     print(
         f"width {WIDTH}, {SHARED + 1} blocks to the logits, batch {BATCH}, one thread; training samples per CPU second"
