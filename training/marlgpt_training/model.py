@@ -26,8 +26,9 @@ READINGS = ("entity", "scalar")
 BASIS = 4
 SCALAR_STD = 0.3
 """Initial standard deviation of the scalar reading's embeddings. The last token has to find the few of hundreds of
-tokens that matter by their ids and values: at the 0.02 of a language model these hardly differ from one another, the
-attention stays uniform, and the loss stays at chance for hundreds of steps (docs/training.md)."""
+tokens that matter by their ids and values; at the 0.02 of a language model these hardly differ from one another at
+first. Held-out cross entropy after 120 steps of 64 samples at width 64 and learning rate 3e-3: 0.69, and 1.49 with
+0.02 (chance is 1.4); 0.74 with 0.1, 0.62 with 0.6."""
 ENVIRONMENTS = 4
 """Environment ids of the published model, 0 is free: as many attribute tables give each its own."""
 

@@ -64,6 +64,6 @@ def check_config(path: Path, saved: dict, wanted: dict) -> None:
         held = tuple(saved[name]) if name == "value_range" else saved[name]
         if held != value:
             raise RunStateError(
-                f"{path}: holds a model with {name} {held}, this command asks for {value}; use the same --preset, "
-                "--reading and --highest, or another --out"
+                f"{path}: holds a model with {name} {held}, this command asks for {value}; use the same --store, "
+                "--preset, --reading and --highest, or another --out"
             )
