@@ -3,6 +3,9 @@
 An expert says what every unit should do in the games of a batch as they are now, whoever brought them there: so it
 labels its own games and, for DAgger, those of a student.
 
+Win rates over 1024 episodes (seeds 0 to 1023): heuristic .479 on 5v5, .159 on 5v6, .480 on 10v10; focus .862, .572,
+.890; ppo .877, .681, .892. The shipped ppo weights were trained on 5v5 and 5v6 only: 10v10 is new to them.
+
     python -m marlgpt_training.experts.smax_expert --kind ppo --scenario 5v5 5v6 10v10 --episodes 1024
 """
 

@@ -3,7 +3,7 @@
 Everything runs in JAX: games, histories and network. The policy sees local observations only, the critic the whole
 state. One network learns all scenarios; each round plays and learns one of them.
 
-    python -m marlgpt_training.experts.smax_ppo --out expert.npz --minutes 60 --scenario 5v5 5v6 10v10
+    python -m marlgpt_training.experts.smax_ppo --out expert.npz --minutes 60 --scenario 5v5 5v6
 """
 
 from __future__ import annotations
