@@ -1,0 +1,102 @@
+"""Tables and picture of docs/results.md from the JSON files of ``marlgpt evaluate --game``.
+
+    python benchmarks/draw_results.py out/results/*.json --plot docs/figures/games.png
+
+Files of one game and scenario are put together, so that a joint model, specialists and experts stand side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+COLOURS = {"joint": "#0072b2", "specialist": "#56b4e9", "random": "0.6"}
+"""By the first word of a label; experts get one of their own."""
+EXPERT = "#e69f00"
+
+
+def gathered(paths: list[Path]) -> dict[str, dict[str, dict]]:
+    """Game -> label -> entry, in the order of the files."""
+    found: dict[str, dict[str, dict]] = {}
+    for path in paths:
+        report = json.loads(path.read_text())
+        if "game" not in report.get("protocol", {}):
+            raise ValueError(f"{path}: not a report of 'marlgpt evaluate --game'")
+        found.setdefault(report["protocol"]["game"], {}).update(report["policies"])
+    return found
+
+
+def table(games: dict[str, dict[str, dict]]) -> str:
+    """Markdown: a row per player, a column per game."""
+    labels = list(dict.fromkeys(label for players in games.values() for label in players))
+    episodes = {game: next(iter(players.values()))["episodes"] for game, players in games.items()}
+    lines = [
+        "| success | " + " | ".join(games) + " |",
+        "|---|" + "---|" * len(games),
+        "| episodes | " + " | ".join(str(episodes[game]) for game in games) + " |",
+    ]
+    for label in labels:
+        cells = []
+        for players in games.values():
+            entry = players.get(label)
+            shown = (
+                entry and f"{entry['success']:.3f} [{entry['success_low']:.2f}, {entry['success_high']:.2f}]"
+            )
+            cells.append(shown or "-")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot(games: dict[str, dict[str, dict]], path: Path) -> None:
+    """One panel per game."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(3, len(games))
+    rows = -(-len(games) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(3.6 * columns, 2.9 * rows), squeeze=False)
+    for axis in axes.flat[len(games) :]:
+        axis.set_visible(False)
+    for axis, (game, players) in zip(axes.flat, games.items(), strict=False):
+        values = [entry["success"] for entry in players.values()]
+        low = [max(0.0, entry["success"] - entry["success_low"]) for entry in players.values()]
+        high = [max(0.0, entry["success_high"] - entry["success"]) for entry in players.values()]
+        colours = [COLOURS.get(label.split(" ")[0].split("-")[0], EXPERT) for label in players]
+        axis.bar(range(len(players)), values, yerr=[low, high], capsize=3, color=colours)
+        axis.set_xticks(
+            range(len(players)), [label.split(" ")[0] for label in players], rotation=25, ha="right"
+        )
+        axis.set(title=game, ylim=(0, 1.05))
+        axis.grid(axis="y", alpha=0.3)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("success")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("reports", nargs="+", type=Path, help="JSON files of marlgpt evaluate --game")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="picture to draw")
+    args = parser.parse_args()
+    try:
+        games = gathered(args.reports)
+    except (OSError, ValueError) as error:
+        print(f"draw_results: {error}", file=sys.stderr)
+        return 1
+    print(table(games))
+    if args.plot:
+        plot(games, args.plot)
+        print(f"\ndrawn to {args.plot}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
