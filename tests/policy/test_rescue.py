@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.cost_to_go import MOVE_OFFSETS, UNREACHABLE, CostToGo
-from marlgpt_policy.rescue import AFTER, LONGEST, MOST, PAUSE, Rescue
+from marlgpt_policy.lacam import _search
+from marlgpt_policy.rescue import AFTER, LONGEST, MOST, PAUSE, Rescue, compile_search
 
 
 def grid(*lines):
@@ -141,3 +142,11 @@ def test_equal_goals_are_no_obstacle(n):
     """Lifelong, several robots may have one goal; the stuck one gets it, the others go near."""
     world = World(grid("......", "......"), [(0, k) for k in range(n)], [(1, 5)] * n)
     assert (world.propose([AFTER] + [0] * (n - 1)) >= 0).all()
+
+
+def test_the_search_is_compiled_for_the_types_that_plans_use():
+    compile_search()
+    known = list(_search.signatures)
+    world = World(DEAD_END, *MOUTH)
+    assert (world.propose([AFTER, 0]) >= 0).all()
+    assert _search.signatures == known

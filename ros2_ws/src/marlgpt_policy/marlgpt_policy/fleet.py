@@ -22,7 +22,7 @@ from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.layout import HISTORY
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy import OnnxPolicy, choose
-from marlgpt_policy.rescue import PLANNED, Rescue
+from marlgpt_policy.rescue import PLANNED, Rescue, compile_search
 from marlgpt_policy.reservations import NOBODY, Reservations
 from marlgpt_policy.shield import move_worth, rank_moves, resolve
 from marlgpt_policy.tracker import Drive, MotionLimits, track
@@ -218,6 +218,7 @@ class Fleet:
         self.waited = self.random.random(n)
         self.patience = Patience(n)
         self.rescue = Rescue(self.costs, n)
+        compile_search()
         self.commands = np.zeros((n, 3))
         self.goals_reached = np.zeros(n, dtype=np.int64)
         self.vetoes = np.zeros(n, dtype=np.int64)

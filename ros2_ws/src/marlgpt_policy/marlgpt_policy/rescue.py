@@ -34,6 +34,14 @@ PLANNED = 1e6
 """Added to the priority of robots that follow a plan: the others make way for it."""
 
 
+def compile_search() -> None:
+    """Have the search compiled now (seconds, once on a machine) and not while robots drive."""
+    moves = np.zeros((1, 2, 5), dtype=np.bool_)
+    moves[0, :, 0] = moves[0, 0, 4] = moves[0, 1, 3] = True
+    fields = np.array([[1, 0]], dtype=np.int32)
+    lacam(np.array([0]), fields, np.array([0]), neighbour_table(moves), (2,))
+
+
 @dataclass
 class Plan:
     """A joint plan under way.
