@@ -12,19 +12,22 @@ import json
 import sys
 from pathlib import Path
 
-COLOURS = {"joint": "#0072b2", "specialist": "#56b4e9", "random": "0.6"}
+COLOURS = {"joint": "#0072b2", "specialist": "#56b4e9", "fine": "#56b4e9", "random": "0.6"}
 """By the first word of a label; experts get one of their own."""
 EXPERT = "#e69f00"
 
 
-def gathered(paths: list[Path]) -> dict[str, dict[str, dict]]:
-    """Game -> label -> entry, in the order of the files."""
+def gathered(paths: list[Path], names: dict[str, str]) -> dict[str, dict[str, dict]]:
+    """Game -> label -> entry, in the order of the files; ``names`` replace the first word of labels."""
     found: dict[str, dict[str, dict]] = {}
     for path in paths:
         report = json.loads(path.read_text())
         if "game" not in report.get("protocol", {}):
             raise ValueError(f"{path}: not a report of 'marlgpt evaluate --game'")
-        found.setdefault(report["protocol"]["game"], {}).update(report["policies"])
+        for label, entry in report["policies"].items():
+            word, _, rest = label.partition(" ")
+            shown = f"{names.get(word, word)} {rest}".strip()
+            found.setdefault(report["protocol"]["game"], {})[shown] = entry
     return found
 
 
@@ -84,10 +87,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("reports", nargs="+", type=Path, help="JSON files of marlgpt evaluate --game")
+    parser.add_argument(
+        "--rename", nargs="*", default=[], metavar="OLD=NEW", help="names of files as they shall be shown"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="picture to draw")
     args = parser.parse_args()
     try:
-        games = gathered(args.reports)
+        games = gathered(args.reports, dict(pair.split("=", 1) for pair in args.rename))
     except (OSError, ValueError) as error:
         print(f"draw_results: {error}", file=sys.stderr)
         return 1
