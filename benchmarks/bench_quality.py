@@ -69,7 +69,8 @@ class Runner:
             self.loop()
             spent = time.process_time() - started
             self.spent += spent
-            bar.update(spent)
+            bar.n = round(bar.n + spent, 1)
+            bar.update(0)
 
     def measure(self, samples: Samples) -> None:
         """Note loss and throughput now."""
@@ -126,7 +127,7 @@ def plot(found: dict[str, list[dict]], pibt: float, path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=160.0, help="CPU seconds of training per reading")
+    parser.add_argument("--seconds", type=float, default=120.0, help="CPU seconds of training per reading")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="picture to draw")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the results to this file as well")
     args = parser.parse_args()
@@ -140,7 +141,6 @@ def main() -> int:
         marks = [args.seconds * share for share in SHARES]
         total = len(READINGS) * (args.seconds + (len(RATES) - 1) * marks[CHOICE])
         with tqdm(total=round(total), unit="s", desc="CPU time", mininterval=5) as bar:
-            bar.bar_format = "{l_bar}{bar}| {n:.0f}/{total:.0f} s"
             best, sweep = train(Path(folder) / "train", samples, marks, bar)
     found = {reading: best[reading].found for reading in READINGS}
     pibt = throughput(None, "random", 16, 3, 64, True)
