@@ -18,9 +18,10 @@ from common import finish
 from marlgpt_training import dagger, games, train
 from marlgpt_training.checkpoint import torch_forward
 from marlgpt_training.distributed import World
-from marlgpt_training.evaluation.games import interval
+from marlgpt_training.evaluation.intervals import wilson
 from marlgpt_training.losses import LossConfig
 from marlgpt_training.rollout import throughputs
+from marlgpt_training.train_args import Args, check, share_out
 from scipy import stats
 from tqdm import tqdm
 
@@ -57,12 +58,13 @@ def options() -> argparse.Namespace:
 
 def trained(args: argparse.Namespace, loss: LossConfig, out: Path):
     """The averaged model after the steps."""
-    wanted = train.Args(
+    wanted = Args(
         out=out, store=args.store, loss=loss, batch=args.batch, steps=args.steps, warmup=100, average=0.995,
         dagger_workers=0, evaluate_every=0, dagger_share=0.0, device="cpu",
     )  # fmt: skip
     world = World(0, 1, "cpu")
-    trainer = train.Trainer(train.check(wanted, world), world)
+    check(wanted)
+    trainer = train.Trainer(share_out(wanted, world.size), world)
     for _ in tqdm(range(args.steps), unit="step", mininterval=5):
         trainer.update(trainer.batch())
     return trainer.average.module
@@ -79,7 +81,7 @@ def played(model, game: str, episodes: int) -> dict:
         return {"value": mean, "low": mean - half, "high": mean + half}
     found = games.play(game, [SEED + k for k in range(episodes)], None, forward, 0.2)
     wins = sum(games.won(episode) for episode in found)
-    low, high = interval(wins, episodes)
+    low, high = wilson(wins / episodes, episodes)
     return {"value": wins / episodes, "low": low, "high": high}
 
 
