@@ -86,7 +86,7 @@ class Args:
     precision: str = "bf16" if torch.cuda.is_available() else "fp32"
     """fp32, or bf16 (autocast), which is faster on GPUs and on CPUs with AMX only."""
     compile: bool = False
-    """Compile the model with torch.compile; worth it on GPUs and for the scalar reading."""
+    """Compile the model with torch.compile. Meant for GPUs; on a CPU it gained nothing."""
 
 
 def learning_rate(args: Args, step: int) -> float:
