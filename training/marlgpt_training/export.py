@@ -28,8 +28,8 @@ from marlgpt_training.precision import (
     convert,
     rollouts,
 )
-from marlgpt_training.sample_store import is_sample_shard, read_samples
-from marlgpt_training.store import StoreError, layout_of, shards
+from marlgpt_training.sample_store import shard_layout
+from marlgpt_training.store import StoreError, shards
 
 PARITY = 1e-3
 """Largest allowed difference of an allowed action's logit between PyTorch and the fp32 file."""
@@ -162,7 +162,7 @@ def holds(store: Path, layout: TokenLayout) -> bool:
     """Whether ``store`` has a shard of ``layout``; what cannot be read does not count."""
     for path in shards(store):
         try:
-            if layout.name == (read_samples(path).layout if is_sample_shard(path) else layout_of(path)):
+            if layout.name == shard_layout(path):
                 return True
         except StoreError:
             continue

@@ -14,8 +14,8 @@ from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.layout import POGEMA_LAYOUT, LayoutError, TokenLayout
 
 from marlgpt_training.data import Drawing, Samples, SampleStream, Source
-from marlgpt_training.sample_store import is_sample_shard, read_samples
-from marlgpt_training.store import StoreError, layout_of, shards
+from marlgpt_training.sample_store import shard_layout
+from marlgpt_training.store import StoreError, shards
 
 
 def dagger_folder(out: Path, layout: str) -> Path:
@@ -36,7 +36,7 @@ def by_layout(sources: list[Source]) -> dict[str, list[Source]]:
         name, reasons = None, []
         for path in shards(source.folder):
             try:
-                name = read_samples(path).layout if is_sample_shard(path) else layout_of(path)
+                name = shard_layout(path)
                 layout_named(name)
                 break
             except StoreError as error:

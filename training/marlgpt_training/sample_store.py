@@ -9,7 +9,6 @@ trains the policy by imitation, never the critic.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from marlgpt_policy.layout import MAX_ACTIONS, TokenLayout
 
-from marlgpt_training.store import StoreError
+from marlgpt_training.store import StoreError, layout_of, write_shard
 
 VERSION = 1
 KEY = b"marlgpt_samples"
@@ -97,8 +96,6 @@ def write_samples(path: str | Path, shard: SampleShard) -> None:
         OSError: Not writable or no space left; nothing is left behind.
     """
     shard.check()
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     n, values = shard.packed.shape
     raw = np.ascontiguousarray(shard.packed, dtype=np.int8).tobytes()
     observations = pa.FixedSizeBinaryArray.from_buffers(pa.binary(values), n, [None, pa.py_buffer(raw)])
@@ -112,15 +109,35 @@ def write_samples(path: str | Path, shard: SampleShard) -> None:
             "label": pa.array(shard.labels.astype(np.int8)),
         }
     ).replace_schema_metadata(metadata)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            pq.write_table(table, file, compression="zstd", compression_level=6, use_dictionary=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", compression_level=6, use_dictionary=False)
+    write_shard(path, sink.getvalue().to_pybytes())
+
+
+def shard_layout(path: str | Path) -> str:
+    """Name of the token layout of a shard, of samples or of episodes; reads only the file's footer.
+
+    Raises:
+        StoreError: Naming the file and the reason (missing, torn, foreign, another version).
+    """
+    if not is_sample_shard(path):
+        return layout_of(path)
+    metadata = _checked(path, pq.read_schema(path).metadata)
+    if b"layout" not in metadata:
+        raise StoreError(f"{path}: no layout in its metadata; import it again")
+    return metadata[b"layout"].decode(errors="replace")
+
+
+def _checked(path: str | Path, metadata: dict[bytes, bytes] | None) -> dict[bytes, bytes]:
+    """The metadata of a shard of samples that this version reads; ``StoreError`` otherwise."""
+    metadata = metadata or {}
+    if KEY not in metadata:
+        raise StoreError(f"{path}: not a shard of samples (no '{KEY.decode()}' version in its metadata)")
+    if metadata[KEY] != str(VERSION).encode():
+        raise StoreError(
+            f"{path}: version {metadata[KEY].decode(errors='replace')}, this code reads {VERSION}"
+        )
+    return metadata
 
 
 def read_samples(path: str | Path, layout: TokenLayout | None = None) -> SampleShard:
@@ -137,13 +154,7 @@ def read_samples(path: str | Path, layout: TokenLayout | None = None) -> SampleS
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path}: not a readable Parquet file ({error}); import it again") from error
-    metadata = table.schema.metadata or {}
-    if KEY not in metadata:
-        raise StoreError(f"{path}: not a shard of samples (no '{KEY.decode()}' version in its metadata)")
-    if metadata[KEY] != str(VERSION).encode():
-        raise StoreError(
-            f"{path}: version {metadata[KEY].decode(errors='replace')}, this code reads {VERSION}"
-        )
+    metadata = _checked(path, table.schema.metadata)
     try:
         shard = _decode(table, {name.decode(): value.decode() for name, value in metadata.items()})
         shard.check()
