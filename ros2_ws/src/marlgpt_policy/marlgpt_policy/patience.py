@@ -21,27 +21,37 @@ class Patience:
     A decision at the goal takes one off again: robots that push each other off their goals in turn are stuck, too.
 
     Attributes:
-        idle: int[n] those decisions.
+        idle: float[n] those decisions.
     """
 
     def __init__(self, n: int) -> None:
         """Nobody has waited yet."""
-        self.idle = np.zeros(n, dtype=np.int64)
+        self.idle = np.zeros(n)
         self._nearest = np.full(n, np.iinfo(np.int64).max)
         self._goals = np.full((n, 2), -1, dtype=np.int64)
 
-    def update(self, robots: np.ndarray, distance: np.ndarray, goals: np.ndarray) -> None:
+    def grow(self, count: int) -> None:
+        """Add ``count`` robots that have not waited yet."""
+        self.idle = np.append(self.idle, np.zeros(count))
+        self._nearest = np.append(self._nearest, np.full(count, np.iinfo(np.int64).max))
+        self._goals = np.vstack([self._goals, np.full((count, 2), -1, dtype=np.int64)])
+
+    def update(
+        self, robots: np.ndarray, distance: np.ndarray, goals: np.ndarray, steps: np.ndarray | float = 1.0
+    ) -> None:
         """Count one decision of ``robots``.
 
         Args:
             robots: int[m] indices of the robots that decide now.
             distance: int[m] their steps to go.
             goals: int[m, 2] their goal cells.
+            steps: float[m] what the decision counts as; less than one where robots decide several times in the time
+                of one step.
         """
         fresh = (goals != self._goals[robots]).any(axis=1)
         nearest = np.where(fresh, np.iinfo(np.int64).max, self._nearest[robots])
         waited = self.idle[robots]
-        waited = np.where(distance == 0, np.maximum(waited - 1, 0), waited + 1)
+        waited = np.where(distance == 0, np.maximum(waited - steps, 0.0), waited + steps)
         self.idle[robots] = np.where(distance < nearest, 0, waited)
         self._nearest[robots] = np.minimum(nearest, distance)
         self._goals[robots] = goals

@@ -8,7 +8,9 @@ propose the plan's moves until the robot gets on. A plan is made of proposals li
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -53,7 +55,10 @@ class Plan:
         robots: int[k] robots that follow it.
         path: int[T + 1, k, 2] their cells.
         step: Where they are in it.
+        waited: Decisions that it has waited for some of them to arrive.
     """
+
+    MOST_WAITED: ClassVar[int] = 100
 
     stuck: int
     goal: tuple[int, int]
@@ -61,6 +66,7 @@ class Plan:
     robots: np.ndarray
     path: np.ndarray
     step: int = 0
+    waited: int = 0
 
 
 class Rescue:
@@ -80,6 +86,10 @@ class Rescue:
         self._shape = costs.moves.shape[:2]
         self._pause = np.zeros(n, dtype=np.int64)
 
+    def grow(self, count: int) -> None:
+        """Add ``count`` robots."""
+        self._pause = np.append(self._pause, np.zeros(count, dtype=np.int64))
+
     def propose(
         self,
         robots: np.ndarray,
@@ -88,6 +98,7 @@ class Rescue:
         fields: np.ndarray,
         idle: np.ndarray,
         closed: np.ndarray,
+        held: Collection[int] = (),
     ) -> np.ndarray:
         """Moves of the robots that follow a plan.
 
@@ -96,8 +107,9 @@ class Rescue:
             cells: int[m, 2] where they are, all different.
             goals: int[m, 2] their goals.
             fields: int32[m, R, C] cost-to-go towards their goals.
-            idle: int[m] decisions since they were last nearer to their goal than ever (``patience.py``).
+            idle: float[m] decisions since they were last nearer to their goal than ever (``patience.py``).
             closed: bool[R, C] cells that none of them may enter (held by others).
+            held: Robots whose plans wait until all of them are ready; these plans go on later.
 
         Returns:
             int8[m] moves, -1 for robots without a plan.
@@ -105,7 +117,11 @@ class Rescue:
         found = np.full(len(robots), -1, dtype=np.int8)
         place = {int(robot): k for k, robot in enumerate(robots)}
         self._pause[robots] = np.maximum(self._pause[robots] - 1, 0)
-        self.plans = [plan for plan in self.plans if self._goes_on(plan, place, cells, goals, fields)]
+        self.plans = [
+            plan
+            for plan in self.plans
+            if int(plan.robots[0]) in held or self._goes_on(plan, place, cells, goals, fields)
+        ]
         taken = {int(robot) for plan in self.plans for robot in plan.robots}
         for k in np.argsort(-idle, kind="stable"):
             robot = int(robots[k])
@@ -121,6 +137,8 @@ class Rescue:
             self.plans.append(plan)
             taken |= set(plan.robots.tolist())
         for plan in self.plans:
+            if int(plan.robots[0]) in held:
+                continue
             rows = [place[int(robot)] for robot in plan.robots]
             way = plan.path[plan.step + 1] - plan.path[plan.step]
             found[rows] = (way[:, None] == MOVES[None]).all(axis=2).argmax(axis=1)

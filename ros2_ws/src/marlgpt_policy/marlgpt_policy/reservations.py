@@ -18,6 +18,10 @@ class Reservations:
         """Start with no cell of the ``shape`` (rows, columns) grid held."""
         self.holder = np.full(shape, NOBODY, dtype=np.int32)
 
+    def of(self, cell: np.ndarray) -> int:
+        """The robot that holds ``cell`` (row, column), or ``NOBODY``."""
+        return int(self.holder[cell[0], cell[1]])
+
     def acquire(self, cell: np.ndarray, robot: int) -> None:
         """Give ``cell`` (row, column) to ``robot``; ``ReservationError`` if another one holds it."""
         holder = self.holder[cell[0], cell[1]]
@@ -34,6 +38,10 @@ class Reservations:
         self.holder[cell[0], cell[1]] = NOBODY
 
     def hand_over(self, cell: np.ndarray, giver: int, taker: int) -> None:
-        """Move the hold on ``cell`` from a leader that is driving out of it to its follower."""
+        """Move the hold on ``cell`` from one robot to another, such as from a leader to its follower."""
         self.release(cell, giver)
         self.acquire(cell, taker)
+
+    def release_all(self, robot: int) -> None:
+        """Take back every cell that ``robot`` holds."""
+        self.holder[self.holder == robot] = NOBODY

@@ -111,6 +111,7 @@ def track(
     dt: float,
     *,
     latency: float | None = None,
+    turn_latency: float | None = None,
     arrive_tolerance: float = 0.03,
 ) -> TrackResult:
     """Compute the next velocity command of every robot.
@@ -136,6 +137,8 @@ def track(
         dt: control period, s.
         latency: time between a pose being measured and its command taking effect, s; one period by default.
             With the true latency or more the limit is not overshot.
+        turn_latency: the same for turning, where an overshoot does no harm and the usual time is better than the
+            worst one; `latency` by default.
         arrive_tolerance: distance from the target that counts as arrived, m; at least 0.02. A robot that
             arrives rolling still stops at the exact target; one that stands within the tolerance stays.
 
@@ -154,7 +157,12 @@ def track(
     if not np.isin(drive, (Drive.DIFFERENTIAL, Drive.HOLONOMIC)).all():
         raise ValueError(f"drive must be 0 (differential) or 1 (holonomic), got {drive.tolist()}")
     latency = dt if latency is None else latency
-    for name, value, lowest in (("dt", dt, 1e-6), ("latency", latency, 0.0)):
+    turn_latency = latency if turn_latency is None else turn_latency
+    for name, value, lowest in (
+        ("dt", dt, 1e-6),
+        ("latency", latency, 0.0),
+        ("turn_latency", turn_latency, 0.0),
+    ):
         if not (math.isfinite(value) and value >= lowest):
             raise ValueError(f"{name} must be at least {lowest} s, got {value}")
     if not (math.isfinite(arrive_tolerance) and arrive_tolerance >= 2.0 * DEADBAND):
@@ -162,7 +170,8 @@ def track(
     result = TrackResult(np.zeros((n, 3)), np.full(n, np.nan), np.zeros(n, dtype=bool), np.full(n, np.nan))
     _track_all(
         poses, commands, starts, targets, progress_limit, hold, drive, limits, float(dt), float(latency),
-        float(arrive_tolerance), result.commands, result.progress, result.arrived, result.cross_track,
+        float(turn_latency), float(arrive_tolerance), result.commands, result.progress, result.arrived,
+        result.cross_track,
     )  # fmt: skip
     return result
 
@@ -221,7 +230,7 @@ def _turn_rate(error: float, last: float, limit: np.ndarray, dt: float, latency:
 @numba.njit(cache=True)
 def _differential(
     pose: np.ndarray, last: np.ndarray, target: np.ndarray, edge: np.ndarray, limit: np.ndarray, dt: float,
-    latency: float, tolerance: float,
+    latency: float, turn_latency: float, tolerance: float,
 ) -> tuple[float, float]:  # fmt: skip
     """Return the wanted forward speed and yaw rate.
 
@@ -253,7 +262,7 @@ def _differential(
         aim_y = ahead * edge[1] - across * edge[0]
         error = _wrap(math.atan2(aim_y, aim_x) - pose[2])
     speed = min(cap, _stop_speed(distance, rolling, limit[2], dt, latency)) * _alignment(error)
-    return speed, _turn_rate(error, last[2], limit, dt, latency)
+    return speed, _turn_rate(error, last[2], limit, dt, turn_latency)
 
 
 @numba.njit(cache=True)
@@ -325,7 +334,7 @@ def _within_acceleration(wanted: np.ndarray, last: np.ndarray, limit: np.ndarray
 def _track_all(
     poses: np.ndarray, commands: np.ndarray, starts: np.ndarray, targets: np.ndarray,
     progress_limit: np.ndarray, hold: np.ndarray, drive: np.ndarray, limits: np.ndarray,
-    dt: float, latency: float, tolerance: float,
+    dt: float, latency: float, turn_latency: float, tolerance: float,
     out: np.ndarray, progress: np.ndarray, arrived: np.ndarray, cross_track: np.ndarray,
 ) -> None:  # fmt: skip
     edge, last = np.empty(6), np.empty(3)
@@ -358,5 +367,7 @@ def _track_all(
             cosine, sine = math.cos(pose[2]), math.sin(pose[2])
             wanted[0], wanted[1] = cosine * x + sine * y, cosine * y - sine * x
         elif not hold[i]:
-            wanted[0], wanted[2] = _differential(pose, last, target, edge, limit, dt, latency, tolerance)
+            wanted[0], wanted[2] = _differential(
+                pose, last, target, edge, limit, dt, latency, turn_latency, tolerance
+            )
         _within_acceleration(wanted, last, limit, dt)

@@ -1,0 +1,238 @@
+"""The joint decision: observe, ask the policy, propose, apply remedies, and let the shield dispose."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from marlgpt_policy.cost_to_go import CostToGo
+from marlgpt_policy.encoders import pogema
+from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.patience import Patience
+from marlgpt_policy.policy import OnnxPolicy, PolicyOutput, choose
+from marlgpt_policy.remedies import FIRST, NONE, PIBT, Detours, rungs, shortest
+from marlgpt_policy.rescue import PLANNED, Rescue, compile_search
+from marlgpt_policy.reservations import Reservations
+from marlgpt_policy.robots import Robots
+from marlgpt_policy.shield import move_worth, rank_moves, resolve
+
+REMEDY_NAMES = {1: "sampling", 2: "pibt", 3: "plan"}
+LONGEST_STEP = 3.0
+"""Most steps that one decision counts as waited, however long ago the robot's last one was."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One joint decision; arrays over all n robots.
+
+    Attributes:
+        step: Number of the decision, from 1.
+        cells: int[n, 2] cells decided from (-1 for robots without one).
+        goals: int[n, 2] goal cells, -1 for none.
+        proposed: int8[n] the moves proposed: the policy's, or a remedy's.
+        executed: int8[n] the shield's moves.
+        probabilities: float32[n, 5] of the policy.
+        value: float32[n] the critic's value of the executed move.
+        held: bool[n] took no part (on its way, stale, stopped, lost).
+        remedy: int8[n] what was done against getting stuck, see ``remedies.py``.
+        encode_ms: Time to encode, in ms.
+        infer_ms: Time of ONNX Runtime, in ms.
+        shield_ms: Time of the shield, in ms.
+    """
+
+    step: int
+    cells: np.ndarray
+    goals: np.ndarray
+    proposed: np.ndarray
+    executed: np.ndarray
+    probabilities: np.ndarray
+    value: np.ndarray
+    held: np.ndarray
+    remedy: np.ndarray
+    encode_ms: float
+    infer_ms: float
+    shield_ms: float
+
+
+class Decider:
+    """Decides for ``robots`` on ``grid``; knows who is stuck and what is tried against it.
+
+    Attributes:
+        policy: The policy in use.
+        steps: Joint decisions so far.
+        decisions: Decisions of single robots so far.
+        remedies: Decisions so far in which each remedy was used.
+    """
+
+    def __init__(
+        self,
+        robots: Robots,
+        grid: NavGrid,
+        costs: CostToGo,
+        reservations: Reservations,
+        policy: OnnxPolicy,
+        temperature: float,
+        random: np.random.Generator,
+        step_time: float,
+    ) -> None:
+        """``step_time`` is the s that a robot takes for a cell; None of the robots has waited yet."""
+        self.robots, self.grid, self.costs, self.reservations = robots, grid, costs, reservations
+        self.policy, self.temperature, self.random = policy, temperature, random
+        self.step_time = step_time
+        self.steps = 0
+        self.decisions = 0
+        self.remedies: Counter[str] = Counter()
+        self.patience = Patience(len(robots))
+        self.rescue = Rescue(costs, len(robots))
+        self.detours = Detours(costs)
+        compile_search()
+
+    def grow(self, count: int) -> None:
+        """Robots were appended to the fleet."""
+        self.patience.grow(count)
+        self.rescue.grow(count)
+
+    def decide(
+        self,
+        ready: np.ndarray,
+        fit: np.ndarray,
+        closed: np.ndarray,
+        make_way: np.ndarray,
+        now: float,
+        timed: bool,
+    ) -> tuple[Decision, np.ndarray, np.ndarray]:
+        """Decide for robots that have finished their cells or are about to.
+
+        Args:
+            ready: bool[n] robots to decide for.
+            fit: bool[n] robots that can drive.
+            closed: bool[R, C] cells that nobody may enter.
+            make_way: bool[n] robots that should leave where they stand, for one that is off the grid.
+            now: s.
+            timed: Waiting counts by the clock (asynchronous), not by decisions.
+
+        Returns:
+            The decision, int[m] the robots decided for, and int8[m] their moves.
+        """
+        robots = self.robots
+        started = time.perf_counter()
+        ready = ready & ~self._held_by_plans(ready, fit)
+        ends = robots.ends
+        # A robot whose cell a follower has taken over is where that follower will be.
+        holds = self.reservations.holder[ends[:, 0], ends[:, 1]] == np.arange(len(robots))
+        on_grid = np.flatnonzero((robots.cells[:, 0] >= 0) & holds)
+        anchors = ends[on_grid]
+        goals = np.where(robots.goals[on_grid, :1] >= 0, robots.goals[on_grid], anchors)
+        fields = self.detours.fields(goals, anchors)
+        which = np.flatnonzero(ready[on_grid])
+        members = on_grid[which]
+        values, valid, mask = pogema.encode(
+            fields, anchors, goals, robots.history[on_grid], self.grid.moves, which
+        )
+        for move in range(1, 5):
+            ahead = anchors[which] + pogema.MOVES[move]
+            legal = mask[:, move]
+            mask[legal, move] = ~closed[ahead[legal, 0], ahead[legal, 1]]
+        encoded = time.perf_counter()
+        output = self.policy(values, valid, mask)
+        steps = self._steps_since(members, now) if timed else np.ones(len(members))
+        row, column = anchors[which].T
+        self.patience.update(members, fields[which, row, column], goals[which], steps)
+        proposed = choose(
+            output.probabilities, self.patience.temperatures(members, self.temperature), self.random
+        )
+        inferred = time.perf_counter()
+        fixed = ~ready[on_grid]
+        shut = closed.copy()
+        shut[tuple(anchors[fixed].T)] = True
+        planned = self.rescue.propose(
+            members, anchors[which], goals[which], fields[which], self.patience.idle[members], shut,
+            self._held,
+        )  # fmt: skip
+        remedy = rungs(self.patience.idle[members], planned >= 0, self.temperature)
+        priority = np.where(
+            robots.goals[on_grid, 0] >= 0, robots.waited[on_grid], robots.waited[on_grid] % 1.0
+        )
+        priority[which] += np.select([remedy == PIBT, planned >= 0], [FIRST, PLANNED], 0.0)
+        proposed = np.where(planned >= 0, planned, proposed)
+        direct = remedy == PIBT
+        if direct.any():
+            proposed[direct] = shortest(fields[which[direct]], anchors[which[direct]], mask[direct])
+        logits = output.logits
+        leave = make_way[members] & mask[:, 1:5].any(axis=1)
+        if leave.any():
+            logits = logits.copy()
+            logits[leave, 0] = -1e9
+            proposed[leave] = np.where(mask[leave, :5], logits[leave, :5], -np.inf)[:, 1:].argmax(axis=1) + 1
+            priority[which[leave]] += PLANNED
+            self.remedies["made_way"] += int(leave.sum())
+        proposed = proposed.astype(np.int8)
+        ranking = np.full((len(on_grid), 5), -1, dtype=np.int8)
+        ranking[which] = rank_moves(logits, proposed, mask)
+        worth = np.zeros((len(on_grid), 5))
+        worth[which] = move_worth(logits, proposed, mask)
+        seed = int(self.random.integers(2**32))
+        executed = resolve(anchors, ranking, priority, self.grid.moves, fixed, closed, worth, seed)[which]
+        shielded = time.perf_counter()
+        decision = Decision(
+            **self._record(members, anchors[which], proposed, executed, output, remedy, steps, now, timed),
+            encode_ms=(encoded - started) * 1e3,
+            infer_ms=(inferred - encoded) * 1e3,
+            shield_ms=(shielded - inferred) * 1e3,
+        )
+        return decision, members, executed
+
+    def _held_by_plans(self, ready: np.ndarray, fit: np.ndarray) -> np.ndarray:
+        """bool[n] robots that wait for others of their joint plan: its steps are taken by all at once."""
+        hold = np.zeros(len(self.robots), dtype=bool)
+        self._held: set[int] = set()
+        for plan in self.rescue.plans:
+            if fit[plan.robots].all() and not ready[plan.robots].all():
+                plan.waited += 1
+                if plan.waited <= plan.MOST_WAITED:
+                    hold[plan.robots] = True
+                    self._held |= set(plan.robots.tolist())
+            else:
+                plan.waited = 0
+        return hold
+
+    def _steps_since(self, members: np.ndarray, now: float) -> np.ndarray:
+        """float[m] steps since each robot's last decision."""
+        since = (now - self.robots.decided[members]) / self.step_time
+        return np.clip(np.where(np.isfinite(since), since, 1.0), 0.0, LONGEST_STEP)
+
+    def _record(
+        self, members, anchors, proposed, executed, output: PolicyOutput, remedy, steps, now, timed
+    ) -> dict:
+        robots = self.robots
+        n = len(robots)
+        self.steps += 1
+        self.decisions += len(members)
+        for value, name in REMEDY_NAMES.items():
+            self.remedies[name] += int((remedy == value).sum())
+        full = {
+            "proposed": np.zeros(n, np.int8), "executed": np.zeros(n, np.int8), "remedy": np.full(n, NONE, np.int8),
+            "probabilities": np.zeros((n, 5), np.float32), "value": np.zeros(n, np.float32),
+            "cells": robots.ends.copy(),
+        }  # fmt: skip
+        full["proposed"][members] = proposed
+        full["executed"][members] = executed
+        full["remedy"][members] = remedy
+        full["probabilities"][members] = output.probabilities
+        full["value"][members] = output.q[np.arange(len(members)), executed]
+        full["cells"][members] = anchors
+        held = np.ones(n, dtype=bool)
+        held[members] = False
+        robots.vetoes[members] += proposed != executed
+        robots.waited[members] += steps
+        robots.decided[members] = now
+        # By the clock, a robot that waits decides many times in one step; its history has one entry for each step.
+        due = executed > 0
+        due |= ~robots.moving[members] & (not timed or now - robots.recorded[members] >= self.step_time)
+        kept = members[due]
+        robots.recorded[kept] = now
+        robots.history[kept] = np.concatenate([executed[due, None], robots.history[kept, :-1]], axis=1)
+        return {"step": self.steps, "goals": robots.goals.copy(), "held": held, **full}

@@ -1,0 +1,218 @@
+"""Robots off the grid: how they get onto it, and how the others keep clear of them meanwhile.
+
+A robot is off the grid before it takes part, after it was pushed off its way, and after a new map. It drives straight
+to the centre of a cell near it once nobody holds that cell and nobody is or will be too close to the way there. Until
+it has arrived it keeps the cells it held before, nobody begins an edge that passes near it, and robots that are on
+such an edge wait, unless they are driving away from it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from marlgpt_policy.clearance import DistanceField
+from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.reservations import NOBODY, Reservations
+from marlgpt_policy.robots import NO_CELL, Robots
+
+DISPLACED = 0.35
+"""Share of a cell's edge that a robot may be beside its way before it counts as off the grid."""
+STRAYED = 0.15
+"""The same while it docks."""
+
+
+class Docking:
+    """Puts ``robots`` onto ``grid``."""
+
+    def __init__(
+        self,
+        robots: Robots,
+        grid: NavGrid,
+        reservations: Reservations,
+        distances: DistanceField | None,
+        radius: float,
+        reserve: float,
+        tolerance: float,
+    ) -> None:
+        """Discs of ``radius`` m keep ``reserve`` m between them; ``tolerance`` m from a centre counts as there."""
+        self.robots, self.grid, self.reservations, self.distances = robots, grid, reservations, distances
+        self.radius, self.reserve, self.tolerance = radius, reserve, tolerance
+        rows, cols = grid.free.shape
+        self._centres = grid.centre(np.stack(np.meshgrid(range(rows), range(cols), indexing="ij"), axis=-1))
+        self.in_reach = np.zeros(len(robots), dtype=bool)
+
+    # What the others see --------------------------------------------------------------------------------
+
+    def off_grid(self) -> np.ndarray:
+        """int[k] robots that stand or drive off the grid, including those whose pose jumped."""
+        robots = self.robots
+        return np.flatnonzero(robots.seen & (~robots.docked | np.isfinite(robots.suspect[:, 0])))
+
+    def blocked(self) -> np.ndarray:
+        """bool[R, C] cells that no robot may enter because one off the grid stands or docks near them."""
+        blocked = np.zeros(self.grid.free.shape, dtype=bool)
+        for i in self.off_grid().tolist():
+            for start, end in self._ways(i):
+                blocked |= self._near(start, end)
+        return blocked
+
+    def in_the_way(self, ends: np.ndarray) -> np.ndarray:
+        """bool[n] robots on the grid that must wait: their way to ``ends`` float[n, 2] passes one off the grid."""
+        robots = self.robots
+        hold = np.zeros(len(robots), dtype=bool)
+        off = self.off_grid()
+        if not len(off):
+            return hold
+        moving = robots.docked & robots.moving
+        for k in off.tolist():
+            for start, end in self._ways(k):
+                points = np.linspace(start, end, 9) if (start != end).any() else start[None]
+                for point in points:
+                    now = np.hypot(*(robots.poses[:, :2] - point).T)
+                    gap = distance_to_segment(point, robots.poses[:, :2], ends)
+                    # Whoever is too close already may still drive away.
+                    near = moving & (gap < 2 * self.radius + self.reserve) & (gap < now - 1e-3)
+                    near[k] = False
+                    hold |= near
+        return hold
+
+    def _ways(self, i: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Segments on which a robot off the grid may be, float[2] each end."""
+        robots = self.robots
+        position = robots.poses[i, :2]
+        ways = []
+        if not robots.docked[i]:
+            end = self.grid.centre(robots.cells[i]) if robots.docking[i] else position
+            ways.append((position, end))
+        if np.isfinite(robots.suspect[i, 0]):
+            ways.append((robots.suspect[i, :2], robots.suspect[i, :2]))
+        return ways
+
+    def _near(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """bool[R, C] cells whose edges come too close to a robot between ``start`` and ``end`` float[2].
+
+        An edge whose ends are both at least d from a point passes it at sqrt(d^2 - (cell / 2)^2).
+        """
+        reach = math.hypot(2 * self.radius + self.reserve, self.grid.cell_size / 2)
+        return distance_to_segment(self._centres, start, end) < reach
+
+    # Getting onto the grid ------------------------------------------------------------------------------
+
+    def watch_displaced(self, fresh: np.ndarray) -> None:
+        """A robot that was pushed off its edge leaves the grid and has to dock again; it keeps its cells."""
+        robots = self.robots
+        on = np.flatnonzero(robots.docked & fresh)
+        if not len(on):
+            return
+        starts, ends = self.grid.centre(robots.cells[on]), self.grid.centre(robots.targets[on])
+        away = distance_to_segment(robots.poses[on, :2], starts, ends)
+        for i in on[away > DISPLACED * self.grid.cell_size]:
+            robots.docked[i] = False
+            robots.detail[i] = "was moved off its way"
+
+    def update(self, fresh: np.ndarray) -> list[int]:
+        """Go on with all robots that are off the grid and may drive (``fresh`` bool[n]); those that arrived."""
+        robots = self.robots
+        arrived = []
+        self.in_reach = np.zeros(len(robots), dtype=bool)
+        for i in np.flatnonzero(~robots.docked & fresh).tolist():
+            position = robots.poses[i, :2]
+            if robots.docking[i]:
+                centre = self.grid.centre(robots.cells[i])
+                if distance_to_segment(position, robots.dock_from[i], centre) > STRAYED * self.grid.cell_size:
+                    robots.docking[i] = False  # moved by something else; it keeps its cell and starts anew
+                    robots.detail[i] = "was moved off its way while docking"
+                    continue
+                if np.hypot(*(centre - position)) <= self.tolerance:
+                    self._finish(i, arrived)
+                continue
+            cell, reason = self._choose(i, position)
+            if cell is None:
+                robots.detail[i] = reason
+                continue
+            self.reservations.release_all(i)
+            self.reservations.acquire(cell, i)
+            robots.cells[i] = robots.targets[i] = cell
+            robots.next_targets[i] = NO_CELL
+            robots.leader[i] = robots.next_leader[i] = -1
+            robots.returning[i] = False
+            robots.dock_from[i] = position
+            robots.docking[i] = True
+            robots.edge[i] += 2  # beyond any edge that a follower waits for
+            if np.hypot(*(self.grid.centre(cell) - position)) <= self.tolerance:
+                self._finish(i, arrived)
+        return arrived
+
+    def _choose(self, i: int, position: np.ndarray) -> tuple[np.ndarray | None, str]:
+        """The cell to dock at, or None and why there is none yet."""
+        nearest = self.grid.cell_of(position)
+        if not (self.grid.inside(nearest) or self.grid.inside(nearest + 1) or self.grid.inside(nearest - 1)):
+            return None, f"pose ({position[0]:.2f}, {position[1]:.2f}) lies outside the map"
+        around = [nearest + (dr, dc) for dr in (-1, 0, 1) for dc in (-1, 0, 1)]
+        free = [cell for cell in around if self.grid.inside(cell) and self.grid.free[tuple(cell)]]
+        free.sort(key=lambda cell: float(np.hypot(*(self.grid.centre(cell) - position))))
+        reason = f"no free cell near its pose ({position[0]:.2f}, {position[1]:.2f})"
+        for cell in free:
+            centre = self.grid.centre(cell)
+            distance = float(np.hypot(*(centre - position)))
+            if distance > self.tolerance:
+                if self.distances is None or distance > self.grid.cell_size:
+                    continue
+                if self.distances.along(position, centre) < min(self.radius, self.distances.at(position)):
+                    continue
+            holder = self.reservations.of(cell)
+            close = self._too_close(i, position, centre)
+            if holder in (NOBODY, i) and not len(close):
+                return cell, ""
+            blockers = set(close.tolist()) | ({holder} - {NOBODY, i})
+            self.in_reach[list(blockers)] = True
+            names = ", ".join(f"'{self.robots.names[j]}'" for j in sorted(blockers)[:3])
+            reason = f"waits for robot {names} to make way"
+        return None, reason
+
+    def _too_close(self, i: int, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """int[k] robots that are, or will be on the ways they are on, too close to the way from start to end."""
+        robots = self.robots
+        close = np.zeros(len(robots), dtype=bool)
+        seen = robots.seen & ~robots.removed
+        here = robots.poses[:, :2]
+        held = robots.cells[:, 0] >= 0
+        middle, last = here.copy(), here.copy()
+        middle[held] = self.grid.centre(robots.targets[held])
+        last[held] = self.grid.centre(robots.ends[held])
+        for point in np.linspace(start, end, 9) if (start != end).any() else start[None]:
+            gap = np.minimum(
+                distance_to_segment(point, here, middle), distance_to_segment(point, middle, last)
+            )
+            close |= gap < 2 * self.radius + self.reserve
+        close &= seen
+        for j in self.off_grid().tolist():
+            for a, b in self._ways(j):
+                for point in np.linspace(a, b, 9) if (a != b).any() else a[None]:
+                    if distance_to_segment(point, start, end) < 2 * self.radius + 2 * self.reserve:
+                        close[j] = True
+        # A robot that is closer than that already must be able to drive away.
+        apart = np.hypot(*(here - start).T)
+        leaving = (apart < 2 * self.radius + self.reserve) & robots.docked & ~robots.moving
+        leaving &= distance_to_segment(here, start, end) >= apart - 1e-3
+        close &= ~leaving
+        close[i] = False
+        return np.flatnonzero(close)
+
+    def _finish(self, i: int, arrived: list[int]) -> None:
+        robots = self.robots
+        robots.docked[i], robots.docking[i] = True, False
+        robots.progress[i] = 1.0
+        robots.move[i] = 0
+        robots.detail[i] = ""
+        arrived.append(i)
+
+
+def distance_to_segment(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """float[...] distance from points float[..., 2] to segments from ``starts`` to ``ends`` float[..., 2]."""
+    span = ends - starts
+    length = np.maximum((span**2).sum(axis=-1), 1e-12)
+    along = np.clip(((points - starts) * span).sum(axis=-1) / length, 0, 1)
+    return np.hypot(*np.moveaxis(points - starts - along[..., None] * span, -1, 0))

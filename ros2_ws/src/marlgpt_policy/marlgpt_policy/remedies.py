@@ -1,0 +1,97 @@
+"""The ladder of remedies for robots that get no nearer to their goals, from the cheapest rung to the surest.
+
+Distances are counted in steps: the time a robot takes for one cell.
+
+| rung | from | what is done |
+|---|---|---|
+| plan | 24 steps | a LaCAM search of the stuck group; its plan is proposed until the robot gets on (``rescue.py``) |
+| sampling | 40 steps | moves are sampled more and more at random, up to the policy as trained (``patience.py``) |
+| PIBT | 80 steps | the robot proposes the shortest way, served before all others, the longest waiting one first |
+
+The last rung is what PIBT proves: on a grid where every cell lies on a cycle the robot served first reaches its goal,
+since everybody in its way inherits its priority and leaves. Beside the ladder: robots on an edge that its leader does
+not free turn back (``edges.py``), robots that keep another one from getting onto the grid make way for it
+(``docking.py``), and the ways of all lead around robots that do not drive.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from marlgpt_policy.cost_to_go import MOVE_OFFSETS as MOVES
+from marlgpt_policy.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.patience import PATIENCE
+
+NONE, SAMPLING, PIBT, PLAN = range(4)
+"""Values of ``marlgpt_msgs/RobotDecision.remedy``."""
+PIBT_AFTER = 80
+"""Steps without progress after which a robot takes the shortest way with precedence."""
+FIRST = 1e5
+"""Added to the priority of such robots; less than that of robots that follow a plan."""
+OBSTACLE_AFTER = 5.0
+"""Seconds that a robot must be unfit to drive for the ways of others to lead around it."""
+
+
+def shortest(fields: np.ndarray, cells: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """int8[m] the move of each robot that leads closest to its goal; waiting where none gets nearer.
+
+    Args:
+        fields: int32[m, R, C] cost-to-go.
+        cells: int[m, 2].
+        mask: bool[m, >= 5] moves that exist.
+    """
+    ahead = np.clip(cells[:, None] + MOVES[None], 0, np.array(fields.shape[1:]) - 1)
+    cost = fields[np.arange(len(cells))[:, None], ahead[..., 0], ahead[..., 1]].astype(np.int64)
+    cost = np.where(mask[:, :5], cost, np.int64(UNREACHABLE) * 2)
+    return cost.argmin(axis=1).astype(np.int8)
+
+
+def rungs(idle: np.ndarray, planned: np.ndarray, temperature: float) -> np.ndarray:
+    """int8[m] the remedy for each robot.
+
+    Args:
+        idle: float[m] steps without progress.
+        planned: bool[m] robots that follow a joint plan.
+        temperature: Of sampling; at 0 the sampling rung is left out.
+    """
+    hot = (idle > PATIENCE) & (temperature > 0)
+    return np.select([planned, idle >= PIBT_AFTER, hot], [PLAN, PIBT, SAMPLING], NONE).astype(np.int8)
+
+
+class Detours:
+    """Cost-to-go that leads around cells where robots stand that do not drive.
+
+    Attributes:
+        closed: int[k, 2] those cells.
+    """
+
+    def __init__(self, costs: CostToGo) -> None:
+        """Around nothing yet."""
+        self._plain = self._around = costs
+        self.closed = np.zeros((0, 2), dtype=np.int64)
+
+    def close(self, cells: np.ndarray) -> None:
+        """Lead around ``cells`` int[k, 2] from now on."""
+        cells = np.unique(np.asarray(cells, dtype=np.int64).reshape(-1, 2), axis=0)
+        if np.array_equal(cells, self.closed):
+            return
+        self.closed = cells
+        moves = self._plain.moves.copy()
+        moves[cells[:, 0], cells[:, 1]] = False
+        for move, (down, right) in enumerate(MOVES[1:], 1):
+            rows, columns = cells[:, 0] - down, cells[:, 1] - right
+            inside = (rows >= 0) & (rows < moves.shape[0]) & (columns >= 0) & (columns < moves.shape[1])
+            moves[rows[inside], columns[inside], move] = False
+        self._around = CostToGo(moves) if len(cells) else self._plain
+
+    def fields(self, goals: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """int32[m, R, C] cost-to-go to ``goals`` int[m, 2]; plain where there is no way around from ``cells``."""
+        fields = self._plain.fields(goals)
+        if len(self.closed):
+            shut = {tuple(cell) for cell in self.closed.tolist()}
+            for k, (goal, cell) in enumerate(zip(goals.tolist(), cells.tolist(), strict=True)):
+                if tuple(goal) not in shut:
+                    field = self._around.field(goal)
+                    if field[tuple(cell)] < UNREACHABLE:
+                        fields[k] = field
+        return fields

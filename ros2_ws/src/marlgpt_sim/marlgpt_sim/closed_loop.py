@@ -1,0 +1,93 @@
+"""Fleet and simulated world in one process, without ROS: what benchmarks, the soak run and tests drive.
+
+Each control period: poses are measured, the fleet ticks, the world moves for one period, and robots that reached
+their goals get new ones. With the same seed the same happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from marlgpt_policy.clearance import DistanceField
+from marlgpt_policy.fleet import Fleet, FleetConfig, RobotConfig, Tick
+from marlgpt_policy.grid import build_grid
+from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.tracker import Drive, MotionLimits
+
+from marlgpt_sim.spawn import place_robots
+from marlgpt_sim.world import FleetWorld
+
+PHYSICS_STEPS = 2
+"""Steps of the world in one control period."""
+
+
+class ClosedLoop:
+    """A fleet on a map, its world, and endless goals.
+
+    Attributes:
+        fleet, world, grid: The parts.
+        time: Simulated s.
+        cells: int[k, 2] cells from which goals are drawn: the largest connected area.
+        goals: Whether robots that reach their goals get new ones.
+    """
+
+    def __init__(
+        self,
+        map: OccupancyMap,
+        robots: int,
+        policy: OnnxPolicy,
+        config: FleetConfig | None = None,
+        radius: float = 0.22,
+        limits: MotionLimits | list[MotionLimits] | None = None,
+        drive: Drive = Drive.DIFFERENTIAL,
+        seed: int = 0,
+        noise: float = 0.0,
+    ) -> None:
+        """Place ``robots`` at random cells; ``noise`` is the standard deviation of measured poses, m and rad."""
+        self.grid = build_grid(map, radius)
+        self.cells = np.argwhere(self.grid.components == 0)
+        each = limits if isinstance(limits, list) else [limits or MotionLimits()] * robots
+        bodies = [RobotConfig(f"robot_{i}", radius, drive, each[i]) for i in range(robots)]
+        poses = place_robots(self.grid, robots, seed)
+        self.fleet = Fleet(self.grid, policy, bodies, config, DistanceField(map))
+        self.world = FleetWorld(
+            map, poses, radius, drive, np.array([limit.as_row() for limit in each]), seed, noise, noise,
+            [body.name for body in bodies],
+        )  # fmt: skip
+        self.random = np.random.default_rng(seed)
+        self.time = 0.0
+        self.goals = True
+        for i in range(robots):
+            self.give_goal(i)
+
+    def give_goal(self, robot: int) -> None:
+        """Send a robot to a random cell other than its own."""
+        cell = self.cells[self.random.integers(len(self.cells))]
+        self.fleet.set_goal(robot, *self.grid.centre(cell))
+
+    def measure(self) -> None:
+        """Tell the fleet where every robot is."""
+        for i, pose in enumerate(self.world.measured_poses()):
+            self.fleet.update_pose(i, *pose, self.time)
+
+    def tick(self) -> Tick:
+        """One control period."""
+        period = self.fleet.config.control_period
+        self.measure()
+        result = self.fleet.tick(self.time)
+        for _ in range(PHYSICS_STEPS):
+            self.world.step(result.commands, period / PHYSICS_STEPS)
+        self.time += period
+        if self.goals:
+            for i in result.reached:
+                self.give_goal(i)
+        return result
+
+    def run(self, seconds: float, each: Callable[[Tick], None] | None = None) -> None:
+        """Simulate ``seconds``."""
+        for _ in range(round(seconds / self.fleet.config.control_period)):
+            result = self.tick()
+            if each is not None:
+                each(result)
