@@ -18,8 +18,10 @@ def separation(poses, radii, present):
     """Smallest gap between two present discs and the pair that has it; (inf, -1, -1) for fewer than two."""
     best, a, b = np.inf, -1, -1
     for i in range(len(poses)):
+        if not present[i]:
+            continue
         for j in range(i + 1, len(poses)):
-            if not (present[i] and present[j]):
+            if not present[j]:
                 continue
             gap = np.hypot(poses[j, 0] - poses[i, 0], poses[j, 1] - poses[i, 1]) - radii[i] - radii[j]
             if gap < best:
@@ -156,8 +158,10 @@ def _near_pairs(poses, radii, present, moves, margin, pairs):
     for i in range(n):
         reach[i] = radii[i] + np.hypot(moves[i, 0], moves[i, 1])
     for i in range(n):
+        if not present[i]:
+            continue
         for j in range(i + 1, n):
-            if not (present[i] and present[j]):
+            if not present[j]:
                 continue
             limit = reach[i] + reach[j] + margin
             dx, dy = poses[j, 0] - poses[i, 0], poses[j, 1] - poses[i, 1]

@@ -27,7 +27,9 @@ from marlgpt_sim.world import FleetWorld
 _ROW = {kind: row for row, kind in enumerate(KINDS)}
 _SOON = 1e-9  # s, times this close are the same
 _PLACES_TRIED = 4  # per step, for a robot that waits for room to come back
-_CMD_ROWS = [_ROW[kind] for kind in ("cmd_loss", "cmd_duplicate", "cmd_reorder")]
+_POSE_ERRORS = ("pose_jump", "pose_bias", "pose_noise")
+_POSE_TRAFFIC = ("pose_dropout", "pose_delay", "pose_reorder", "pose_duplicate")
+_CMD_TRAFFIC = ("cmd_loss", "cmd_reorder", "cmd_duplicate")
 
 
 class Delivery(NamedTuple):
@@ -105,6 +107,9 @@ class Faults:
         self._message = [np.random.default_rng((seed, n, i)) for i in range(n)]  # per message of a robot
         self._begun = np.zeros(kinds, np.int64)
         self._start, self._until = np.full((kinds, n), -np.inf), np.full((kinds, n), -np.inf)
+        self._on = {kind: np.zeros(n, bool) for kind in KINDS}  # who has which fault, from `_look`
+        self._busy: set[str] = set()  # kinds that anybody has
+        self._change = 0.0  # when to look again
         self._size = {kind: np.zeros((n, len(names))) for kind, names in KINDS.items()}
         self._removed = np.zeros(n, bool)
         self._coming: dict[int, str] = {}  # robots that wait for room, and the kind that they count under
@@ -131,7 +136,8 @@ class Faults:
 
     def active(self, kind: str) -> np.ndarray:
         """bool[n], robots that have a fault of this kind now; those that wait for room still do."""
-        mask = self._removed.copy() if kind == "removal" else self._until[_ROW[kind]] > self.time + _SOON
+        self._look()
+        mask = self._removed.copy() if kind == "removal" else self._on[kind].copy()
         mask[[i for i, waits_for in self._coming.items() if waits_for == kind]] = True
         return mask
 
@@ -183,8 +189,9 @@ class Faults:
         if commands.shape != self._commands.shape:
             raise ValueError(f"commands have shape {commands.shape}, expected {self._commands.shape}")
         heard = self.world.present if heard is None else np.asarray(heard, bool) & self.world.present
-        lost, doubled, mixed = self._until[_CMD_ROWS] > self.time + _SOON
-        direct = heard & ~(lost | doubled | mixed)
+        self._look()
+        lost, mixed, doubled = (self._on[kind] for kind in _CMD_TRAFFIC)
+        direct = heard & ~(lost | mixed | doubled)
         self._commands[direct], self._heard[direct] = commands[direct], self.time
         for i in np.flatnonzero(heard & ~direct & ~lost):
             due = self.time + (self._lateness("cmd_reorder", i) if mixed[i] else 0.0)
@@ -194,14 +201,22 @@ class Faults:
 
     def poses(self) -> list[Delivery]:
         """Measure the robots' poses once and return those, old and new, that arrive now, in order."""
-        world, now = self.world, self.time
-        measured = world.measured_poses() + self._errors()
-        measured[:, 2] = (measured[:, 2] + np.pi) % (2.0 * np.pi) - np.pi
-        lost, late, mixed, doubled = (
-            self.active(kind) for kind in ("pose_dropout", "pose_delay", "pose_reorder", "pose_duplicate")
-        )
-        for i in np.flatnonzero(world.present & ~lost).tolist():
-            pose = Delivery(i, *measured[i].tolist(), self.clock, tuple(world.velocities[i].tolist()))
+        self._look()
+        world, now, clock = self.world, self.time, self.clock
+        measured = world.measured_poses()
+        if not self._busy.isdisjoint(_POSE_ERRORS):
+            measured += self._errors()
+            measured[:, 2] = (measured[:, 2] + np.pi) % (2.0 * np.pi) - np.pi
+        lost, late, mixed, doubled = (self._on[kind] for kind in _POSE_TRAFFIC)
+        rows, twists = measured.tolist(), world.velocities.tolist()
+        poses = [
+            Delivery(i, *rows[i], clock, tuple(twists[i]))
+            for i in np.flatnonzero(world.present & ~lost).tolist()
+        ]
+        if self._busy.isdisjoint(_POSE_TRAFFIC) and not self._poses_due:
+            return poses
+        for pose in poses:
+            i = pose.robot
             due = now + self._size["pose_delay"][i, 0] if late[i] else now
             due = self._in_order[i] = max(due, self._in_order[i])
             if mixed[i]:
@@ -214,24 +229,37 @@ class Faults:
     def step(self, dt: float) -> None:
         """Let faults begin and end, commands arrive, and the world advance by `dt` seconds."""
         self._advance()
+        self._look()
         for i, command in self._commands_due.take(self.time):
             self._commands[i], self._heard[i] = command, self.time
         self.world.step(self._obeyed(), dt, self._pushes(dt))
         self.time += dt
 
+    def _look(self) -> None:
+        """See who has which fault now, if that may have changed since the last look."""
+        if self.time < self._change:
+            return
+        on = self._until > self.time + _SOON
+        self._on = dict(zip(KINDS, on, strict=True))
+        self._busy = {kind for kind, mask in self._on.items() if mask.any()}
+        self._change = min(
+            self._until[on].min(initial=np.inf) - _SOON, self._next.min(initial=np.inf) - _SOON
+        )
+
     def _advance(self) -> None:
         """Begin the faults that are due and bring back robots whose time has come."""
         now = self.time + _SOON
-        if self._next.min(initial=np.inf) <= now:
+        if self.time >= self._change:
             for row, i in np.argwhere(self._next <= now).tolist():
                 kind = list(KINDS)[row]
                 self._next[row, i] += self._wait(kind)
                 duration, size = self._draw(kind)
                 if kind == "clock_jump" or self.world.present[i] != (kind == "join"):
                     self._begin(kind, i, duration, size)
-        for i in np.flatnonzero(self._removed & (self._until[_ROW["removal"]] <= now)).tolist():
-            self._removed[i] = False
-            self._coming[i] = "removal"
+        if self._removed.any():
+            for i in np.flatnonzero(self._removed & (self._until[_ROW["removal"]] <= now)).tolist():
+                self._removed[i] = False
+                self._coming[i] = "removal"
         for i in list(self._coming):
             self._return(i)
 
@@ -255,6 +283,7 @@ class Faults:
             self._removed[robot] = True
             self._poses_due.forget(robot)
             self._commands_due.forget(robot)
+        self._change = self.time
         self._begun[row] += 1
         self.log.append(Fault(self.time, kind, robot, duration, size))
 
@@ -307,13 +336,13 @@ class Faults:
     def _errors(self) -> np.ndarray:
         """What measured poses are off by now, float64[n, 3]."""
         errors = np.zeros((len(self.world), 3))
-        jumped, drifted = self.active("pose_jump"), self.active("pose_bias")
+        jumped, drifted, noisy = (self._on[kind] for kind in _POSE_ERRORS)
         errors[jumped] += self._size["pose_jump"][jumped]
         row = _ROW["pose_bias"]
         for i in np.flatnonzero(drifted):
             part = (self.time - self._start[row, i]) / (self._until[row, i] - self._start[row, i])
             errors[i, :2] += math.sin(math.pi * part) * self._size["pose_bias"][i]
-        for i in np.flatnonzero(self.active("pose_noise")):
+        for i in np.flatnonzero(noisy):
             xy, yaw = self._size["pose_noise"][i]
             errors[i] += self._message[i].uniform(-1.0, 1.0, 3) * (xy, xy, yaw)
         return errors
@@ -322,19 +351,21 @@ class Faults:
         """What the bases do of the commands that they have heard last, float64[n, 3]."""
         commands = self._commands.copy()
         commands[self.time - self._heard > self.cmd_timeout + _SOON] = 0.0
-        slow, slip = self.active("slow"), self.active("slip")
-        commands[slow] *= self._size["slow"][slow]
-        share, yaw = self._size["slip"][slip].T
-        commands[slip, 2] += yaw * np.hypot(commands[slip, 0], commands[slip, 1])
-        commands[slip, :2] *= share[:, None]
-        commands[self.active("stall")] = 0.0
+        if "slow" in self._busy:
+            commands *= np.where(self._on["slow"], self._size["slow"][:, 0], 1.0)[:, None]
+        if "slip" in self._busy:
+            slip = self._on["slip"]
+            share, yaw = self._size["slip"][slip].T
+            commands[slip, 2] += yaw * np.hypot(commands[slip, 0], commands[slip, 1])
+            commands[slip, :2] *= share[:, None]
+        commands[self._on["stall"]] = 0.0
         return commands
 
     def _pushes(self, dt: float) -> np.ndarray | None:
         """Velocities that pushes add in the next `dt` seconds, float64[n, 3]; None without any."""
-        pushed = self.active("push")
-        if not pushed.any():
+        if "push" not in self._busy:
             return None
+        pushed = self._on["push"]
         start, until = self._start[_ROW["push"], pushed], self._until[_ROW["push"], pushed]
         share = np.minimum((until - self.time) / dt, 1.0) / (until - start)
         pushes = np.zeros((len(self.world), 3))
@@ -348,6 +379,10 @@ class _Mail:
     def __init__(self) -> None:
         self._due: list[tuple[float, int, int, Any]] = []
         self._sent = 0
+
+    def __len__(self) -> int:
+        """Messages on their way."""
+        return len(self._due)
 
     def put(self, due: float, robot: int, message: Any) -> None:
         """Send a robot's message that arrives at `due` seconds."""
