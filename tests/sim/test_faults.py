@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -512,3 +514,16 @@ def test_every_field_says_what_it_is_and_lists_are_pairs():
         for name in names:
             if kind not in ("pose_jump", "pose_bias", "push"):
                 FaultConfig().range_of(kind, name)
+
+
+def test_the_documentation_has_every_field_and_its_default():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "faults.md").read_text()
+    for kind in KINDS:
+        assert f"| `{kind}` |" in text
+    for entry in fields(FaultConfig):
+        if isinstance(entry.default, tuple):
+            assert re.search(rf"`{entry.name}` {entry.default[0]:g} to {entry.default[1]:g}\b", text), (
+                entry.name
+            )
+        elif not entry.name.endswith("_rate"):
+            assert f"`fault_{entry.name}` ({entry.default} m)" in text

@@ -161,7 +161,7 @@ class FleetWorld:
             both = [int(k) for k in (a, b) if k >= 0]
             pushed = pushes is not None and bool(pushes[both].any())
             self.contacts.append(
-                Contact(self.time + t, self.names[int(a)], other, (float(x), float(y)), pushed)
+                Contact(float(self.time + t), self.names[int(a)], other, (float(x), float(y)), pushed)
             )
         self.ticks += 1
         self.time += dt
