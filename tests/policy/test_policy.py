@@ -1,5 +1,7 @@
 """The ONNX policy runtime: what it answers, and which files it refuses and why."""
 
+import hashlib
+
 import numpy as np
 import onnx
 import pytest
@@ -166,6 +168,38 @@ def test_random_bytes_are_refused(tmp_path, seed):
     path = tmp_path / "noise.onnx"
     path.write_bytes(np.random.default_rng(seed).bytes(4000))
     with pytest.raises(PolicyError, match="noise.onnx"):
+        load(path)
+
+
+def test_a_file_is_known_by_its_hash_and_refused_by_another(tmp_path):
+    path = write(tmp_path / "policy.onnx")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert load(path).sha256 == digest
+    assert OnnxPolicy(path, POGEMA_LAYOUT, CPU, 1, digest.upper()).sha256 == digest
+    with pytest.raises(PolicyError, match=f"policy.onnx: its SHA-256 is {digest}, not {'0' * 64}"):
+        OnnxPolicy(path, POGEMA_LAYOUT, CPU, 1, "0" * 64)
+    for wrong in ("abc", "g" * 64, digest + "0"):
+        with pytest.raises(PolicyError, match="is no SHA-256; give 64 hexadecimal digits"):
+            OnnxPolicy(path, POGEMA_LAYOUT, CPU, 1, wrong)
+
+
+def test_weights_outside_the_file_are_refused(tmp_path, monkeypatch):
+    """The hash would say nothing about them."""
+    path = write(tmp_path / "whole.onnx")
+    onnx.save_model(
+        onnx.load(path), tmp_path / "split.onnx", save_as_external_data=True, location="weights.bin",
+        size_threshold=60,
+    )  # fmt: skip
+    assert (tmp_path / "weights.bin").is_file()
+    monkeypatch.chdir(tmp_path)  # where ONNX Runtime looks by default for the weights of a model in memory
+    with pytest.raises(PolicyError, match=r"split\.onnx: ONNX Runtime cannot load it"):
+        load(tmp_path / "split.onnx")
+
+
+def test_a_file_too_large_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = write(tmp_path / "policy.onnx")
+    monkeypatch.setattr("marlgpt_policy.policy.LARGEST_FILE", 100)
+    with pytest.raises(PolicyError, match=r"bytes; the limit is 100"):
         load(path)
 
 

@@ -17,7 +17,7 @@ rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("marlgpt_msgs")
 
 from geometry_msgs.msg import PoseArray, PoseStamped, Twist, TwistStamped  # noqa: E402
-from marlgpt_msgs.msg import FleetState, RobotState, SimStatus  # noqa: E402
+from marlgpt_msgs.msg import FaultCounts, FleetState, RobotState, SimStatus  # noqa: E402
 from marlgpt_msgs.srv import GetGrid  # noqa: E402
 from marlgpt_policy.occupancy import OccupancyMap, from_occupancy_grid, load_map_yaml, save_map_yaml  # noqa: E402
 from marlgpt_sim.nodes import simulator as simulator_module  # noqa: E402
@@ -177,7 +177,18 @@ def test_a_robot_drives_the_commanded_distance_in_lockstep(peer, map_yaml):
     assert peer.last["ann/odom"].header.frame_id == "map"
 
 
-def test_lockstep_runs_are_the_same_bit_for_bit(peer, map_yaml):
+@pytest.mark.parametrize(
+    "faults",
+    [
+        (),
+        tuple(
+            f"fault_{kind}_rate:=3000.0"
+            for kind in ("pose_jump", "pose_bias", "pose_duplicate", "slip", "push", "stall", "cmd_reorder")
+        ),
+    ],
+    ids=["without faults", "with faults"],
+)
+def test_lockstep_runs_are_the_same_bit_for_bit(peer, map_yaml, faults):
     """Both robots steer by their noisy odom; whenever the driver comes, the same run follows."""
     publishers = {
         name: peer.node.create_publisher(TwistStamped, f"{name}/cmd_vel", RELIABLE) for name in ("ann", "bob")
@@ -201,7 +212,7 @@ def test_lockstep_runs_are_the_same_bit_for_bit(peer, map_yaml):
         truth.clear()
         process = start(
             "simulator", *COMMON, f"map_yaml:={map_yaml}", "lockstep:=true", "real_time_factor:=0.0",
-            "pose_noise_xy:=0.02", "pose_noise_yaw:=0.02",
+            "pose_noise_xy:=0.02", "pose_noise_yaw:=0.02", *faults,
         )  # fmt: skip
         try:
             peer.until(lambda: sum(row != truth[0] for row in truth) > 60)
@@ -215,6 +226,149 @@ def test_lockstep_runs_are_the_same_bit_for_bit(peer, map_yaml):
                 heard, end = len(truth), time.monotonic() + 0.5
             peer.executor.spin_once(timeout_sec=0.05)
     assert runs[0] == runs[1]
+
+
+# Faults ---------------------------------------------------------------------------------------------------
+
+LOCKSTEP = ("lockstep:=true", "real_time_factor:=0.0", "lockstep_timeout:=5.0")
+
+
+class Driver:
+    """Answers every odom of ann and bob with a slow turn, and keeps what it heard in order."""
+
+    def __init__(self, peer, forward: float = 0.0) -> None:
+        self.publishers = {
+            name: peer.node.create_publisher(TwistStamped, f"{name}/cmd_vel", RELIABLE)
+            for name in ("ann", "bob")
+        }
+        self.forward = forward
+        self.odom: dict[str, list[Odometry]] = {"ann": [], "bob": []}
+        self.clock: list[float] = []
+        self.truth: list[PoseArray] = []
+        deep = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
+        for name in self.odom:
+            peer.listen(Odometry, f"{name}/odom", deep, self.answer)
+        peer.listen(Clock, "/clock", deep, lambda message: self.clock.append(seconds(message.clock)))
+        peer.listen(PoseArray, "sim/ground_truth", deep, self.truth.append)
+        peer.listen(SimStatus, "sim/status")
+        peer.listen(FaultCounts, "sim/faults")
+
+    def answer(self, message: Odometry) -> None:
+        robot = message.child_frame_id.split("/")[0]
+        self.odom[robot].append(message)
+        command = TwistStamped()
+        command.header.stamp = message.header.stamp
+        command.twist.linear.x, command.twist.angular.z = self.forward, 0.3
+        self.publishers[robot].publish(command)
+
+    def stamps(self, robot: str) -> np.ndarray:
+        return np.array([seconds(message.header.stamp) for message in self.odom[robot]])
+
+
+def faults_of(peer) -> dict[str, tuple[int, int]]:
+    message = peer.last["sim/faults"]
+    return dict(zip(message.kinds, zip(message.injected, message.active, strict=True), strict=True))
+
+
+def test_dropped_poses_do_not_hold_up_lockstep(peer, map_yaml):
+    """The driver answers poses only, so a robot whose pose is dropped has no command for that tick."""
+    driver = Driver(peer)
+    process = start(
+        "simulator", *COMMON, *LOCKSTEP, f"map_yaml:={map_yaml}",
+        "fault_pose_dropout_rate:=3600.0", "fault_pose_dropout_duration:=[0.3, 0.3]",
+    )  # fmt: skip
+    try:
+        peer.until(lambda: driver.clock and driver.clock[-1] > driver.clock[0] + 8.0)
+    finally:
+        code, err = stop(process)
+    assert code == 0, err
+    gaps = np.diff(driver.stamps("ann"))
+    assert gaps.max() > 0.29, "no pose was dropped"
+    assert np.diff(driver.clock).max() < 0.0501
+    assert faults_of(peer)["pose_dropout"][0] > 4
+    assert peer.last["sim/status"].late_ticks == 0
+
+
+def test_delayed_poses_come_late_with_their_own_stamps(peer, map_yaml):
+    driver, late = Driver(peer), []
+    process = start(
+        "simulator", *COMMON, f"map_yaml:={map_yaml}", "real_time_factor:=2.0",
+        "fault_pose_delay_rate:=1000000.0", "fault_pose_delay_duration:=[50.0, 50.0]",
+        "fault_pose_delay_lag:=[0.3, 0.3]",
+    )  # fmt: skip
+    heard = 0
+
+    def enough() -> bool:
+        nonlocal heard
+        if len(driver.odom["bob"]) > heard and driver.clock:
+            heard = len(driver.odom["bob"])
+            late.append(driver.clock[-1] - seconds(driver.odom["bob"][-1].header.stamp))
+        return len(late) > 60
+
+    try:
+        peer.until(enough)
+    finally:
+        code, err = stop(process)
+    assert code == 0, err
+    assert np.median(late[-30:]) == pytest.approx(0.3, abs=0.11)  # the clock is another topic
+    assert (np.diff(driver.stamps("bob")) > 0.0).all()
+    assert faults_of(peer)["pose_delay"][1] == 2
+
+
+def test_the_clock_jumps_and_stamps_go_along(peer, map_yaml):
+    driver = Driver(peer, forward=0.1)
+    process = start(
+        "simulator", *COMMON, *LOCKSTEP, f"map_yaml:={map_yaml}",
+        "fault_clock_jump_rate:=3600.0", "fault_clock_jump_seconds:=[2.0, 2.0]",
+    )  # fmt: skip
+    try:
+        peer.until(lambda: "sim/faults" in peer.last and faults_of(peer)["clock_jump"][0] >= 8)
+    finally:
+        code, err = stop(process)
+    assert code == 0, err
+    steps = np.round(np.diff(driver.clock), 6)
+    jumps = set(steps.tolist()) - {0.0, 0.05}
+    assert jumps <= {2.05, -1.95, 4.05, -3.95} and len(jumps) >= 2, jumps
+    ticks = set(np.round(driver.clock, 6).tolist())
+    assert set(np.round(driver.stamps("ann")[:-1], 6).tolist()) <= ticks
+    assert min(driver.clock) > 0.0
+    assert peer.last["sim/status"].late_ticks == 0
+    assert driver.odom["ann"][-1].twist.twist.linear.x == pytest.approx(0.1), "commands no longer count"
+
+
+def test_lost_commands_stop_the_base(peer, map_yaml):
+    driver = Driver(peer, forward=0.2)
+    process = start(
+        "simulator", *COMMON, *LOCKSTEP, f"map_yaml:={map_yaml}", "cmd_timeout:=0.2",
+        "fault_cmd_loss_rate:=1200.0", "fault_cmd_loss_duration:=[1.0, 1.0]",
+    )  # fmt: skip
+    speeds = lambda: [message.twist.twist.linear.x for message in driver.odom["ann"]]  # noqa: E731
+    try:
+        peer.until(lambda: 0.0 in (late := speeds()[20:]) and max(late[late.index(0.0) :]) > 0.19)
+    finally:
+        code, err = stop(process)
+    assert code == 0, err
+    assert faults_of(peer)["cmd_loss"][0] >= 1
+    assert peer.last["sim/status"].late_ticks == 0
+
+
+def test_an_absent_robot_joins(peer, map_yaml):
+    driver = Driver(peer)
+    process = start(
+        "simulator", *COMMON, *LOCKSTEP, f"map_yaml:={map_yaml}", "absent:=[bob]", "fault_join_rate:=1200.0"
+    )
+    try:
+        peer.until(lambda: len(driver.odom["bob"]) > 10)
+    finally:
+        code, err = stop(process)
+    assert code == 0, err
+    first, last = driver.truth[0].poses, driver.truth[-1].poses
+    assert math.isnan(first[1].position.x) and first[0].position.x == 0.0
+    assert last[1].position.x == pytest.approx(driver.odom["bob"][-1].pose.pose.position.x)
+    before = driver.stamps("ann") < driver.stamps("bob")[0]
+    assert before.any(), "it was there from the start"
+    assert faults_of(peer)["join"][0] == 1
+    assert peer.last["sim/status"].late_ticks == 0
 
 
 def test_plain_twist_at_real_time_with_noise(peer, map_yaml):
@@ -264,6 +418,13 @@ def test_plain_twist_at_real_time_with_noise(peer, map_yaml):
         ("simulator", ("robots:=[ann]", "map_yaml:=MAP", "lockstep:=true"), "'stamped_cmd_vel'"),
         ("simulator", ("robots:=[ann]", "map_yaml:=/none.yaml"), "/none.yaml"),
         ("simulator", ("robots:=[ann]", "map_yaml:=MAP", "initial_poses:=[50.0, 0.0, 0.0]"), "'ann'"),
+        ("simulator", ("robots:=[ann]", "map_yaml:=MAP", "absent:=[eve]"), "'absent' names 'eve'"),
+        ("simulator", ("robots:=[ann]", "map_yaml:=MAP", "fault_stall_rate:=-1.0"), "fault_stall_rate"),
+        (
+            "simulator",
+            ("robots:=[ann]", "map_yaml:=MAP", "fault_stall_duration:=[2.0, 1.0]"),
+            "fault_stall_duration must be two numbers",
+        ),
         ("simulator", ("robots:=['no good']", "map_yaml:=MAP", "initial_poses:=[0.0, 0.0, 0.0]"), "no good"),
         ("map_publisher", (), "'map_yaml'"),
         ("map_publisher", ("map_yaml:=/none.yaml",), "/none.yaml"),

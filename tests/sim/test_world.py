@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from marlgpt_policy.occupancy import OccupancyMap
-from marlgpt_sim.world import DIFFERENTIAL, HOLONOMIC, SAGITTA, SKIN, FleetWorld
+from marlgpt_sim.collision import SKIN
+from marlgpt_sim.dynamics import SAGITTA
+from marlgpt_sim.world import DIFFERENTIAL, HOLONOMIC, Contact, FleetWorld
 
 LIMITS = (0.5, 2.0, 3.0, 6.0)
 FAST = (50.0, 20.0, 1e4, 1e4)
@@ -258,9 +260,127 @@ def test_unknown_pixels_stop_robots_only_if_asked():
         assert world.wall_contacts == contacts
 
 
+def still(n: int) -> np.ndarray:
+    return np.zeros((n, 3))
+
+
+def test_a_push_moves_a_robot_and_ends_short_of_walls_and_robots():
+    world = FleetWorld(open_map(), [[2.0, 5.0, 0.0], [2.0, 7.0, 0.0], [4.0, 7.0, 0.0]], 0.2)
+    pushes = np.array([[0.0, 0.3, 0.5], [0.4, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    for _ in range(100):
+        world.step(still(3), 0.01, pushes)
+    np.testing.assert_allclose(world.poses[0], [2.0, 5.3, 0.5], atol=1e-9)
+    np.testing.assert_allclose(world.poses[1], [2.4, 7.0, 0.0], atol=1e-9)
+    for _ in range(500):
+        world.step(still(3), 0.01, [[-1.0, 0.0, 0.0], [0.4, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert world.wall_gaps()[0] == pytest.approx(0.05, abs=1e-5)
+    assert world.separation == pytest.approx(0.05, abs=1e-5)
+    np.testing.assert_allclose(world.poses[2], [4.0, 7.0, 0.0])
+    assert world.contacts == []
+    for _ in range(100):  # along the wall it goes on
+        world.step(still(3), 0.01, [[-1.0, -1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+        world.step(still(3), 0.01, [[0.0, -1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert world.poses[0, 1] < 4.5
+
+
+def test_a_push_leaves_driving_robots_room_to_stop():
+    """One robot drives east, another is pushed into its way: room for 0.3 s at speed and for braking."""
+    world = FleetWorld(open_map(), [[2.0, 5.0, 0.0], [3.4, 5.8, 0.0]], 0.2, limits=LIMITS)
+    drive, pushes = np.array([[0.5, 0.0, 0.0], [0.0, 0.0, 0.0]]), [[0.0, 0.0, 0.0], [0.0, -0.6, 0.0]]
+    while world.poses[0, 0] < 2.8:
+        world.step(drive, 1e-3)
+    while world.separation > 0.05 + 0.5 * 0.3 + 0.25 / 6.0:
+        world.step(drive, 1e-3, pushes)
+    for _ in range(300):  # it hears of the other after 0.3 s, then brakes
+        world.step(drive, 1e-3, pushes)
+    for _ in range(200):
+        world.step(still(2), 1e-3, pushes)
+    assert world.contacts == []
+    assert world.min_separation >= 0.05
+
+
+def test_a_contact_says_whether_one_was_pushed():
+    for push, pushed in ((0.0, False), (0.2, True)):
+        world = FleetWorld(open_map(), [[2.0, 5.0, 0.0], [3.0, 5.0, math.pi]], 0.2)
+        for _ in range(200):
+            world.step(
+                np.array([[0.5, 0.0, 0.0], [0.5, 0.0, 0.0]]), 0.01, [[0.0, push, 0.0], [0.0, push, 0.0]]
+            )
+        assert world.contacts[0].pushed is pushed
+    assert Contact(0.0, "a", "b", (0.0, 0.0)).pushed is False
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    pushes=hnp.arrays(float, (10, 8, 3), elements=st.floats(-3.0, 3.0, allow_subnormal=False)),
+    dt=st.sampled_from([0.01, 0.05, 0.4]),
+)
+def test_pushes_alone_never_touch_anything(pushes, dt):
+    map_ = walled_map()
+    poses = np.concatenate([in_map(map_, STARTS), np.linspace(-3.0, 3.0, 8)[:, None]], axis=1)
+    world = FleetWorld(map_, poses, 0.15)
+    low = min(0.05, world.separation, world.wall_gaps().min())
+    for push in pushes:
+        for _ in range(3):
+            world.step(still(8), dt, push)
+            assert world.separation >= low - 1e-4
+            assert world.min_separation >= low - 1e-4
+            assert world.wall_gaps().min() >= low - 1e-4
+    assert world.contacts == []
+
+
+def test_an_absent_robot_has_no_body():
+    poses = [[2.0, 5.0, 0.0], [4.0, 5.0, math.pi], [4.1, 5.0, 0.0]]
+    world = FleetWorld(open_map(), poses, 0.2, present=[True, True, False], names=["a", "b", "c"])
+    assert world.min_separation == pytest.approx(1.6)
+    assert world.wall_gaps()[2] == np.inf
+    world.remove(1)
+    for _ in range(900):
+        world.step(np.array([[0.5, 0.0, 0.0]] * 3), 0.01)
+    assert world.poses[0, 0] > 6.0, "something stood in the way"
+    np.testing.assert_allclose(world.poses[1:], [[4.0, 5.0, -math.pi], [4.1, 5.0, 0.0]])
+    assert (world.velocities[1:] == 0.0).all()
+    assert world.contacts == []
+    assert world.separation == np.inf
+    world.place(2, [4.0, 5.0, 7.0])
+    np.testing.assert_allclose(world.poses[2], [4.0, 5.0, 7.0 - 2.0 * math.pi])
+    assert world.min_separation == pytest.approx(1.6)
+    world.place(1, [4.45, 5.0, 0.0], clearance=0.04)
+    assert world.min_separation == pytest.approx(0.05)
+    for _ in range(100):
+        world.step(np.array([[0.0, 0.0, 0.0], [-0.5, 0.0, 0.0], [0.0, 0.0, 0.0]]), 0.01)
+    assert world.robot_contacts == 1
+    world.remove(1)
+    world.place(1, [4.45, 5.0, 0.0], clearance=0.04)
+    for _ in range(100):
+        world.step(np.array([[0.0, 0.0, 0.0], [-0.5, 0.0, 0.0], [0.0, 0.0, 0.0]]), 0.01)
+    assert world.robot_contacts == 2, "a new body makes a new contact"
+
+
+@pytest.mark.parametrize(
+    ("pose", "message"),
+    [
+        ([2.42, 5.0, 0.0], "'b' has 0.020 m of room"),
+        ([0.1, 5.0, 0.0], "'b' has -0.100 m of room"),
+        ([50.0, 5.0, 0.0], "'b' has"),
+        ([math.nan, 5.0, 0.0], "'b' is not finite"),
+    ],
+)
+def test_a_robot_is_placed_only_where_there_is_room(pose, message):
+    world = FleetWorld(open_map(), [[2.0, 5.0, 0.0], [4.0, 5.0, 0.0]], 0.2, names=["a", "b"])
+    with pytest.raises(ValueError, match="'b' is in the world already"):
+        world.place(1, [6.0, 5.0, 0.0])
+    world.remove(1)
+    with pytest.raises(ValueError, match=message):
+        world.place(1, pose)
+    assert not world.present[1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"present": [True, True]}, "present has shape"),
+        ({"push_margin": -0.1}, "push_margin"),
         ({"poses": [[1.0, 1.0, 0.0], [1.3, 1.0, 0.0], [8.0, 8.0, 0.0]]}, "'ann' and 'bob' overlap"),
         ({"poses": [[1.0, 1.0, 0.0], [2.0, 0.1, 0.0], [8.0, 8.0, 0.0]]}, "'bob'.*starts in a wall"),
         ({"poses": [[1.0, 1.0, 0.0], [2.0, 1.0, 0.0], [80.0, 8.0, 0.0]]}, "'cyd'.*outside the map"),

@@ -15,6 +15,8 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/config", sorted(glob("config/*.yaml"))),
+        (f"share/{NAME}/rviz", sorted(glob("rviz/*.rviz"))),
+        (f"share/{NAME}/security", sorted(glob("security/*.xml"))),
         (f"share/{NAME}/models", sorted(glob("models/*.*"))),
     ],
     install_requires=["setuptools"],
@@ -23,5 +25,7 @@ setup(
     maintainer_email="maintainers@marlgpt.example",
     description="Run-time half of MARL-GPT for robot fleets",
     license="Apache-2.0",
-    entry_points={"console_scripts": [f"fleet_node = {NAME}.nodes.fleet_node:main"]},
+    entry_points={
+        "console_scripts": [f"{node} = {NAME}.nodes.{node}:main" for node in ("fleet_node", "watchdog_node")]
+    },
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from marlgpt_policy.layout import MAX_ACTIONS, TokenLayout
 FORMAT_VERSION = "1"
 PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 """Execution providers by preference."""
+LARGEST_FILE = 1_000_000_000
+"""Bytes; a larger policy file is refused before it is read."""
 _INPUTS = {"values": "tensor(float)", "valid": "tensor(bool)", "action_mask": "tensor(bool)"}
 
 
@@ -36,10 +41,22 @@ class PolicyOutput:
 
 
 class OnnxPolicy:
-    """A policy file, loaded and checked; one call decides for the whole fleet."""
+    """A policy file, loaded and checked; one call decides for the whole fleet.
+
+    Attributes:
+        path: The file.
+        layout: Layout of the encoder that feeds it.
+        sha256: SHA-256 of the very bytes that were loaded, 64 hexadecimal digits.
+        metadata: What the file says of itself.
+    """
 
     def __init__(
-        self, path: str | Path, layout: TokenLayout, providers: tuple[str, ...] = PROVIDERS, threads: int = 0
+        self,
+        path: str | Path,
+        layout: TokenLayout,
+        providers: tuple[str, ...] = PROVIDERS,
+        threads: int = 0,
+        sha256: str = "",
     ) -> None:
         """Load ``path`` for ``layout``.
 
@@ -48,16 +65,15 @@ class OnnxPolicy:
             layout: Layout of the encoder that will feed it.
             providers: Execution providers, best first; those that this machine lacks are left out.
             threads: CPU threads of one inference; 0 lets ONNX Runtime choose.
+            sha256: The hash that the file must have, in hexadecimal; empty for any.
 
         Raises:
-            PolicyError: Missing, truncated or foreign file; another layout, shape or format version; no provider.
+            PolicyError: Missing, too large, truncated or foreign file; another hash, layout, shape or format version;
+                weights outside the file; no provider.
         """
         self.path = Path(path)
         self.layout = layout
-        if not self.path.is_file():
-            raise PolicyError(
-                f"policy {self.path}: no such file; give the path of a .onnx made by 'marlgpt export'"
-            )
+        model = self._read(sha256)
         available = [name for name in providers if name in onnxruntime.get_available_providers()]
         if not available:
             raise PolicyError(
@@ -67,8 +83,10 @@ class OnnxPolicy:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # The hash covers this file only: weights in files beside it are looked for where there are none.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         try:
-            self._session = onnxruntime.InferenceSession(str(self.path), options, providers=available)
+            self._session = onnxruntime.InferenceSession(model, options, providers=available)
         except Exception as error:  # ONNX Runtime raises many private types
             raise PolicyError(
                 f"policy {self.path}: ONNX Runtime cannot load it, the file is truncated or not a model ({error})"
@@ -82,6 +100,31 @@ class OnnxPolicy:
             raise PolicyError(f"policy {self.path}: a first inference failed ({error})") from error
         if not np.isfinite(answer.q).all():
             raise PolicyError(f"policy {self.path}: non-finite q; the model is broken, use another one")
+
+    def _read(self, sha256: str) -> bytes:
+        """The file's bytes, read once: what is hashed is what is loaded, whoever writes to the file meanwhile."""
+        if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+            raise PolicyError(
+                f"policy {self.path}: '{sha256[:80]}' is no SHA-256; give 64 hexadecimal digits, as sha256sum does"
+            )
+        if not self.path.is_file():
+            raise PolicyError(
+                f"policy {self.path}: no such file; give the path of a .onnx made by 'marlgpt export'"
+            )
+        size = self.path.stat().st_size
+        if size > LARGEST_FILE:
+            raise PolicyError(f"policy {self.path}: {size} bytes; the limit is {LARGEST_FILE}")
+        try:
+            model = self.path.read_bytes()
+        except OSError as error:
+            raise PolicyError(f"policy {self.path}: cannot be read ({error})") from error
+        self.sha256 = hashlib.sha256(model).hexdigest()
+        if sha256 and self.sha256 != sha256.lower():
+            raise PolicyError(
+                f"policy {self.path}: its SHA-256 is {self.sha256}, not {sha256.lower()}; the file is not the one "
+                "that was meant, get it again"
+            )
+        return model
 
     def _check_metadata(self) -> None:
         version = self.metadata.get("format_version")

@@ -15,8 +15,11 @@ from marlgpt_policy.fleet import FleetConfig, RobotConfig
 from marlgpt_policy.policy import PROVIDERS
 from marlgpt_policy.tracker import Drive, MotionLimits
 
+EXECUTIONS = ("asynchronous", "synchronous")
+LONGEST_NAME = 64
+"""Characters of a robot's name."""
 DRIVES = {"differential": Drive.DIFFERENTIAL, "holonomic": Drive.HOLONOMIC}
-_STRINGS = Parameter.Type.STRING_ARRAY
+STRINGS = Parameter.Type.STRING_ARRAY
 
 
 @dataclass(frozen=True)
@@ -30,20 +33,28 @@ class Spec:
 
 
 PARAMETERS: dict[str, Spec] = {
-    "robots": Spec(_STRINGS, "Names of the robots; each is also the prefix of its topics."),
+    "robots": Spec(STRINGS, "Names of the robots; each is also the prefix of its topics."),
+    "max_robots": Spec(512, "Robots the fleet may have, those that join later included.", 1, 100_000),
     "policy": Spec("", "ONNX policy file; empty for the one shipped with this package."),
+    "policy_sha256": Spec("", "SHA-256 that the policy file must have; empty: the hash is only logged."),
+    "require_policy_hash": Spec(False, "Whether fleet/load_policy refuses files without a hash to check."),
     "providers": Spec(list(PROVIDERS), "ONNX Runtime execution providers, best first."),
     "threads": Spec(1, "CPU threads of one inference; 0 lets ONNX Runtime choose.", 0, 256),
     "map_frame": Spec("map", "Frame of the map, the poses and the goals."),
     "radius": Spec(0.22, "Radius in m of the disc that contains any robot of the fleet.", 0.01, 10.0),
     "margin": Spec(0.05, "Metres added to the cells beyond what the radius needs.", 0.03, 5.0),
     "cell_size": Spec(0.0, "Edge of a cell in m; 0 for the smallest that the radius allows.", 0.0, 50.0),
+    "max_map_pixels": Spec(16_000_000, "Pixels of the largest map that is accepted.", 1, 64_000_000),
     "unknown_is_free": Spec(False, "Whether robots may drive where the map is unknown."),
     "drive": Spec("differential", "How the robots move: differential or holonomic."),
     "max_speed": Spec(0.5, "Largest speed commanded, m/s.", 0.01, 20.0),
     "max_yaw_rate": Spec(2.0, "Largest yaw rate commanded, rad/s.", 0.01, 50.0),
     "max_acceleration": Spec(2.5, "Largest acceleration commanded, m/s^2, also for braking.", 0.01, 100.0),
     "max_yaw_acceleration": Spec(3.5, "Largest yaw acceleration commanded, rad/s^2.", 0.01, 500.0),
+    "execution": Spec(
+        "asynchronous",
+        "asynchronous: each robot drives on as soon as its next cell is free; synchronous: all move step by step.",
+    ),
     "control_rate": Spec(20.0, "Control periods per second.", 1.0, 200.0),
     "latency": Spec(
         0.2,
@@ -86,6 +97,40 @@ def declare(node: Node, table: dict[str, Spec], read_only: bool = False) -> None
         node.declare_parameter(name, spec.default, descriptor)
 
 
+def check_names(names: list[str], most: int) -> None:
+    """Check the names of robots.
+
+    Raises:
+        ValueError: More than ``most``, a name twice, or one that cannot be the prefix of topics.
+    """
+    if len(names) > most:
+        raise ValueError(f"{len(names)} robots, parameter 'max_robots' is {most}")
+    for name in names:
+        shown = name[: LONGEST_NAME + 8]
+        if not name.isascii() or not name.replace("_", "a").isalnum() or name[0].isdigit():
+            raise ValueError(
+                f"robot name '{shown}' is not a ROS name: letters, digits and '_', not a digit first"
+            )
+        if len(name) > LONGEST_NAME:
+            raise ValueError(f"robot name '{shown}...' is longer than {LONGEST_NAME} characters")
+        if name == "fleet":
+            raise ValueError("robot name 'fleet' is taken by the topics of the whole fleet")
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise ValueError(f"parameter 'robots' names {', '.join(twice)} twice; every robot needs its own name")
+
+
+def robot_config(values: dict[str, Any], name: str) -> RobotConfig:
+    """The body of a robot, which all robots of the fleet share, by the parameters."""
+    limits = MotionLimits(
+        values["max_speed"],
+        values["max_yaw_rate"],
+        values["max_acceleration"],
+        values["max_yaw_acceleration"],
+    )
+    return RobotConfig(name, values["radius"], DRIVES[values["drive"]], limits)
+
+
 @dataclass(frozen=True)
 class Settings:
     """The parameters, read and checked."""
@@ -111,31 +156,21 @@ def read(node: LifecycleNode) -> Settings:
     """
     values: dict[str, Any] = {}
     for name, spec in PARAMETERS.items():
-        unset = [] if spec.default is _STRINGS else spec.default
+        unset = [] if spec.default is STRINGS else spec.default
         parameter = node.get_parameter_or(name, None)
         values[name] = unset if parameter is None or parameter.value is None else parameter.value
     for name, allowed in (
         ("drive", DRIVES),
         ("pose_source", ("odom", "pose")),
         ("trigger", ("timer", "poses")),
+        ("execution", EXECUTIONS),
     ):
         if values[name] not in allowed:
             raise ValueError(
                 f"parameter '{name}' is '{values[name]}'; it must be one of {', '.join(allowed)}"
             )
-    names = list(values["robots"])
-    for name in names:
-        if not name.replace("_", "a").isalnum() or name[0].isdigit() or not name.isascii():
-            raise ValueError(
-                f"robot name '{name}' is not a ROS name: letters, digits and '_', not a digit first"
-            )
-    limits = MotionLimits(
-        values["max_speed"],
-        values["max_yaw_rate"],
-        values["max_acceleration"],
-        values["max_yaw_acceleration"],
-    )
-    robots = [RobotConfig(name, values["radius"], DRIVES[values["drive"]], limits) for name in names]
+    check_names(list(values["robots"]), values["max_robots"])
+    robots = [robot_config(values, name) for name in values["robots"]]
     fleet = FleetConfig(
         control_period=1.0 / values["control_rate"],
         pose_timeout=values["pose_timeout"],

@@ -10,21 +10,22 @@ command of each robot stamped with the tick's time; all stand until each was hea
 reproducible, and as fast as the slower of both sides. The first tick is at one period, because time 0 means
 "no time" in ROS.
 
-Thousands of messages per second pass here, so they are written and read as CDR bytes: the layout of a message
-comes from ROS's own serialization, once, and only the numbers in it change.
+With a ``fault_..._rate`` above 0, things go wrong (see ``faults.py``), and what did is published on
+``sim/faults`` (marlgpt_msgs/FaultCounts). A tick in which a fault keeps a pose back waits for commands in real
+time at most and is never late. Absent robots have no odom, and NaN for a position in the truth.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
-from struct import Struct, pack
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import Pose, PoseArray, Twist, TwistStamped
-from marlgpt_msgs.msg import SimStatus
+from geometry_msgs.msg import PoseArray, Twist, TwistStamped
+from marlgpt_msgs.msg import FaultCounts, SimStatus
 from marlgpt_policy.grid import build_grid
 from marlgpt_policy.nodes.parameters import Spec, declare
 from marlgpt_policy.occupancy import load_map_yaml
@@ -33,11 +34,13 @@ from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.serialization import deserialize_message, serialize_message
 from rosgraph_msgs.msg import Clock
 
+from marlgpt_sim.nodes.cdr import OdometryBytes, TruthBytes, read_twist, read_twist_stamped
 from marlgpt_sim.nodes.running import run
 
+from ..fault_config import FaultConfig
+from ..faults import Faults
 from ..spawn import place_robots
 from ..world import DIFFERENTIAL, HOLONOMIC, FleetWorld
 
@@ -47,9 +50,6 @@ REPEAT_AFTER = 0.5  # s of wall time without an answer, after which a lockstep t
 STAMP_SLACK = 1000  # ns by which a command's stamp may miss the tick: stamps pass through floats
 LARGEST_LAG = 0.1  # s of wall time behind schedule that are caught up; more is given up and counted
 LOGGED_CONTACTS = 20
-
-_TWIST, _STAMP, _LENGTH, _NUMBER = Struct("=6d"), Struct("=iI"), Struct("=I"), Struct("=d")
-_NATIVE = b"\x00\x01" if sys.byteorder == "little" else b"\x00\x00"  # CDR in this machine's byte order
 
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 LAST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -79,85 +79,17 @@ PARAMETERS: dict[str, Spec] = {
     "stamped_cmd_vel": Spec(False, "Read geometry_msgs/TwistStamped instead of Twist."),
     "lockstep": Spec(False, "Wait in every tick for a command of each robot; needs stamped_cmd_vel."),
     "lockstep_timeout": Spec(1.0, "Wall seconds to wait for commands until a tick is late.", 0.01, 600.0),
+    "absent": Spec(
+        Parameter.Type.STRING_ARRAY, "Robots that are not there at the start; they join at fault_join_rate."
+    ),
+    "push_margin": Spec(0.05, "Metres that a push leaves to walls and robots.", 0.01, 10.0),
 }
-
-
-def _layout(message: object, marks: list[float]) -> tuple[bytearray, list[int]]:
-    """Return a message's CDR bytes and where in them the unique float64 numbers `marks` lie."""
-    data = bytearray(serialize_message(message))
-    at = [data.find(pack("=d", mark)) for mark in marks]
-    if min(at) < 0:
-        raise RuntimeError(f"{type(message).__name__} is not laid out as expected")
-    return data, at
-
-
-class OdometryBytes:
-    """Odometry of one robot as CDR bytes: laid out by ROS once, then only its numbers change.
-
-    Args:
-        frame: frame of the pose.
-        robot: name of the robot; its twist is in ``<robot>/base_link``.
-        noise_xy: standard deviation of x and y, m, for the covariance.
-        noise_yaw: standard deviation of the yaw, rad, for the covariance.
-    """
-
-    def __init__(self, frame: str, robot: str, noise_xy: float, noise_yaw: float) -> None:
-        message, marks = Odometry(), [k + 1.25e100 * k for k in range(1, 8)]
-        message.header.frame_id, message.child_frame_id = frame, f"{robot}/base_link"
-        pose, twist = message.pose.pose, message.twist.twist
-        pose.position.x, pose.position.y, pose.orientation.z, pose.orientation.w = marks[:4]
-        twist.linear.x, twist.linear.y, twist.angular.z = marks[4:]
-        covariance = np.zeros(36)
-        covariance[[0, 7, 35]] = noise_xy**2, noise_xy**2, noise_yaw**2
-        message.pose.covariance = covariance
-        self._data, self._at = _layout(message, marks)
-
-    def write(self, stamp: tuple[int, int], row: list[float]) -> bytes:
-        """Return the bytes for a stamp (s, ns) and x, y, quaternion z and w, vx, vy, yaw rate."""
-        _STAMP.pack_into(self._data, 4, *stamp)  # after the 4 bytes that name the encoding
-        for at, value in zip(self._at, row, strict=True):
-            _NUMBER.pack_into(self._data, at, value)
-        return bytes(self._data)
-
-
-class TruthBytes:
-    """PoseArray of a fleet of n >= 1 robots as CDR bytes."""
-
-    def __init__(self, frame: str, n: int) -> None:
-        message = PoseArray()
-        message.header.frame_id = frame
-        message.poses = [Pose() for _ in range(n)]
-        message.poses[0].position.x = 1.25e100
-        self._data, (self._at,) = _layout(message, [1.25e100])
-        self._rows = np.zeros((n, 7))
-
-    def write(self, stamp: tuple[int, int], xy: np.ndarray, zw: np.ndarray) -> bytes:
-        """Return the bytes for positions float[n, 2] and the quaternions' z and w float[n, 2]."""
-        self._rows[:, :2], self._rows[:, 5:] = xy, zw
-        _STAMP.pack_into(self._data, 4, *stamp)
-        self._data[self._at : self._at + self._rows.nbytes] = self._rows.tobytes()
-        return bytes(self._data)
-
-
-def read_twist(data: bytes) -> tuple[int, float, float, float]:
-    """Return 0 and vx, vy, yaw rate of a serialized Twist."""
-    if data[:2] != _NATIVE:
-        twist = deserialize_message(data, Twist)
-        return 0, twist.linear.x, twist.linear.y, twist.angular.z
-    values = _TWIST.unpack_from(data, 4)
-    return 0, values[0], values[1], values[5]
-
-
-def read_twist_stamped(data: bytes) -> tuple[int, float, float, float]:
-    """Return the stamp in nanoseconds and vx, vy, yaw rate of a serialized TwistStamped."""
-    if data[:2] != _NATIVE:
-        message = deserialize_message(data, TwistStamped)
-        twist, stamp = message.twist, message.header.stamp
-        return stamp.sec * 10**9 + stamp.nanosec, twist.linear.x, twist.linear.y, twist.angular.z
-    seconds, nanoseconds = _STAMP.unpack_from(data, 4)
-    end = 12 + _LENGTH.unpack_from(data, 12)[0]  # of the frame name, counted after the 4 bytes of CDR header
-    values = _TWIST.unpack_from(data, 4 + (end + 7) // 8 * 8)
-    return seconds * 10**9 + nanoseconds, values[0], values[1], values[5]
+for _field in fields(FaultConfig):
+    if isinstance(_field.default, tuple):
+        _spec = Spec(list(_field.default), _field.metadata["doc"])
+    else:
+        _spec = Spec(_field.default, *(_field.metadata[key] for key in ("doc", "low", "high")))
+    PARAMETERS[f"fault_{_field.name}"] = _spec
 
 
 class Simulator(Node):
@@ -173,7 +105,7 @@ class Simulator(Node):
         declare(self, PARAMETERS, read_only=True)
         p = self.settings = _read(self)
         names = p["robots"]
-        map_ = load_map_yaml(Path(p["map_yaml"]))
+        self._map = map_ = load_map_yaml(Path(p["map_yaml"]))
         poses = p["initial_poses"]
         if poses is None:
             poses = place_robots(build_grid(map_, p["radius"]), len(names), p["seed"])
@@ -181,6 +113,7 @@ class Simulator(Node):
         self.world = FleetWorld(
             map_, np.reshape(poses, (-1, 3)), p["radius"], DRIVES[p["drive"]], limits, p["seed"],
             p["pose_noise_xy"], p["pose_noise_yaw"], names, p["unknown_is_wall"],
+            [name not in p["absent"] for name in names], p["push_margin"],
         )  # fmt: skip
         self.frame = map_.frame_id
         self.late_ticks = 0
@@ -189,20 +122,30 @@ class Simulator(Node):
         self._steps = round(p["rate"] / p["publish_rate"])
         self._period = round(1e9 / p["publish_rate"])  # ns
         self.now = self._period  # ns of simulated time
+        self.stamp = self.now  # ns on the clock of the tick, which faults may have set back or forward
         n = len(names)
         self._inbox, self._commands = np.zeros((n, 3)), np.zeros((n, 3))
         self._received = np.full(n, -(2**62))  # ns of simulated time at which the newest command came
         self._stamps = np.full(n, -1)
+        self._new = np.zeros(n, bool)  # robots with a command that the faults have not seen
         self._joined = np.zeros(n, bool)  # robots whose commands a lockstep tick waits for in earnest
         self._begun = not p["lockstep"]  # a lockstep run begins once every robot was heard
         self._waiting: set[int] = set()
         self._logged = 0
+        self._odometry: list[
+            tuple[int, int, list[float]]
+        ] = []  # robot, stamp and numbers of this tick's odom
+        self._whole = True  # every robot's odom of this tick is among them
+        self.faults: Faults | None = None
+        if self._begun:
+            self.faults = self._make_faults()
         self._connect()
 
     def run(self, executor: EventsExecutor) -> None:
         """Advance the world until the context is shut down; the executor handles messages in between."""
         p = self.settings
-        self.world.step(np.zeros_like(self._commands), self._dt)  # compiles before time counts
+        none = np.zeros_like(self._commands)
+        self.world.step(none, self._dt, none if p["faults"].enabled else None)  # compiles before time counts
         self._deadline = self._status_wall = time.monotonic()
         self._status_sim = self.now
         status_every, tick = max(1, round(p["publish_rate"] / STATUS_RATE)), 0
@@ -210,19 +153,23 @@ class Simulator(Node):
             self.world.time = self.now * 1e-9
             if not self._begun:
                 self.world.ticks = 0  # the noise starts with the run, too
+            self._measure()
             self._publish_tick()
             if tick % status_every == 0:
                 self._publish_status()
             tick += 1
             if p["lockstep"]:
                 self._await_commands(executor)
-                self._take_commands()
                 self._begin()
+                self._take_commands()
             for _ in range(self._steps):
                 self._pace(executor, self._dt)
                 if not p["lockstep"]:
                     self._take_commands()
-                self.world.step(self._commands, self._dt)
+                if self.faults is None:
+                    self.world.step(self._commands, self._dt)
+                else:
+                    self.faults.step(self._dt)
             self.now += self._period
             self._log_contacts()
 
@@ -236,6 +183,8 @@ class Simulator(Node):
         self._truth_bytes = TruthBytes(self.frame, len(names))
         self._clock_out = self.create_publisher(Clock, "/clock", RELIABLE)
         self._status = self.create_publisher(SimStatus, "sim/status", RELIABLE)
+        if p["faults"].enabled:
+            self._counts = self.create_publisher(FaultCounts, "sim/faults", RELIABLE)
         kind, reader = (TwistStamped, read_twist_stamped) if p["stamped_cmd_vel"] else (Twist, read_twist)
         for i, name in enumerate(names):
             self.create_subscription(kind, f"{name}/cmd_vel", self._listener(i, reader), LAST, raw=True)
@@ -254,27 +203,46 @@ class Simulator(Node):
             self._inbox[robot] = vx, vy, wz
             self._received[robot] = self.now
             self._stamps[robot] = stamp
-            if abs(stamp - self.now) <= STAMP_SLACK:
+            self._new[robot] = True
+            if abs(stamp - self.stamp) <= STAMP_SLACK:
                 self._waiting.discard(robot)
 
         return listen
 
+    def _make_faults(self) -> Faults | None:
+        """Return the faults that the parameters ask for, None for none."""
+        p = self.settings
+        config, places = p["faults"], None
+        if not config.enabled:
+            return None
+        if config.removal_rate > 0.0 or config.join_rate > 0.0:
+            grid = build_grid(self._map, p["radius"])
+            places = grid.centre(np.argwhere(grid.components == 0))
+        return Faults(self.world, config, p["seed"], p["cmd_timeout"], places)
+
     def _take_commands(self) -> None:
         """Apply the newest commands; robots that have not heard one for too long stop."""
+        if self.faults is not None:
+            self.faults.send(self._inbox, self._new)
+            self._new[:] = False
+            return
         silent = self.now - self._received > self.settings["cmd_timeout"] * 1e9
         np.copyto(self._commands, self._inbox)
         self._commands[silent] = 0.0
+        if not self._begun:
+            self._commands[:] = 0.0
 
     def _await_commands(self, executor: EventsExecutor) -> None:
         """Handle messages until every robot has a command for this tick, or too long.
 
-        While some robot has not sent any yet, or fell silent, ticks come at real time at most: its driver
-        may be starting up. A tick is late, once, when a robot that was in step misses it.
+        While some robot has not sent any yet, or fell silent, or a fault keeps its pose back, ticks come at
+        real time at most: its driver may be starting up. A tick is late, once, when a robot that was in step
+        misses it. Nobody waits for absent robots.
         """
-        fresh = np.abs(self._stamps - self.now) <= STAMP_SLACK
-        self._waiting = set(np.flatnonzero(~fresh).tolist())
+        fresh = np.abs(self._stamps - self.stamp) <= STAMP_SLACK
+        self._waiting = set(np.flatnonzero(~fresh & self.world.present).tolist())
         start = repeated = time.monotonic()
-        in_step = bool(self._joined.all())
+        in_step = bool(self._joined.all()) and self._whole
         end = start + (self.settings["lockstep_timeout"] if in_step else self._period * 1e-9)
         while self._waiting and self.context.ok():
             wall = time.monotonic()
@@ -289,14 +257,14 @@ class Simulator(Node):
         if self._waiting and in_step and self.context.ok():
             self.late_ticks += 1
             names = ", ".join(self.settings["robots"][i] for i in sorted(self._waiting)[:5])
-            self.get_logger().warning(f"no command for t = {self.now * 1e-9:.3f} s from {names}")
+            self.get_logger().warning(f"no command for t = {self.stamp * 1e-9:.3f} s from {names}")
         self._waiting = set()
 
     def _begin(self) -> None:
         """Hold the fleet until every robot was heard in one tick: all start at once, in every run."""
-        self._begun = self._begun or bool(self._joined.all())
-        if not self._begun:
-            self._commands[:] = 0.0
+        if not self._begun and self._joined.all():
+            self._begun = True
+            self.faults = self._make_faults()
 
     def _pace(self, executor: EventsExecutor, dt: float) -> None:
         """Handle messages until the wall time of the next physics step."""
@@ -319,29 +287,48 @@ class Simulator(Node):
                 return
             executor.spin_once(left)
 
-    def _publish_tick(self) -> None:
-        """Publish every odom, then the truth, then the clock."""
-        stamp = divmod(self.now, 10**9)
+    def _measure(self) -> None:
+        """Measure this tick's poses, once: a tick that is published again is the same."""
         world = self.world
-        measured = world.measured_poses()
-        rows = np.empty((len(world), 7))
+        if self.faults is None:
+            self.stamp = self.now
+            robots = np.flatnonzero(world.present).tolist()
+            stamps = [self.stamp] * len(robots)
+            measured, twists = world.measured_poses()[robots], world.velocities[robots]
+        else:
+            last, self.stamp = self.stamp, round(self.faults.clock * 1e9)
+            if self.stamp != last + self._period:
+                self._stamps[:] = -1  # a command for an earlier tick may bear the same time
+            arrived = self.faults.poses()
+            robots, stamps = [pose.robot for pose in arrived], [round(pose.stamp * 1e9) for pose in arrived]
+            measured = np.array([pose[1:4] for pose in arrived]).reshape(-1, 3)
+            twists = np.array([pose.twist for pose in arrived]).reshape(-1, 3)
+            seen = {robot for robot, stamp in zip(robots, stamps, strict=True) if stamp == self.stamp}
+            self._whole = len(seen) == world.present.sum()
+        rows = np.empty((len(robots), 7))
         rows[:, :2] = measured[:, :2]
         rows[:, 2], rows[:, 3] = np.sin(0.5 * measured[:, 2]), np.cos(0.5 * measured[:, 2])
-        rows[:, 4:] = world.velocities
-        for publisher, template, row in zip(self._odom, self._odom_bytes, rows.tolist(), strict=True):
-            publisher.publish(template.write(stamp, row))
+        rows[:, 4:] = twists
+        self._odometry = list(zip(robots, stamps, rows.tolist(), strict=True))
+
+    def _publish_tick(self) -> None:
+        """Publish every odom that arrives, then the truth, then the clock."""
+        for robot, stamp, row in self._odometry:
+            self._odom[robot].publish(self._odom_bytes[robot].write(divmod(stamp, 10**9), row))
+        world, stamp = self.world, divmod(self.stamp, 10**9)
         half = 0.5 * world.poses[:, 2]
         zw = np.stack([np.sin(half), np.cos(half)], axis=1)
-        self._truth.publish(self._truth_bytes.write(stamp, world.poses[:, :2], zw))
+        xy = np.where(world.present[:, None], world.poses[:, :2], np.nan)
+        self._truth.publish(self._truth_bytes.write(stamp, xy, zw))
         clock = Clock()
         clock.clock.sec, clock.clock.nanosec = stamp
         self._clock_out.publish(clock)
 
     def _publish_status(self) -> None:
-        """Publish what the world knows about contacts and time."""
+        """Publish what the world knows about contacts, time and faults."""
         wall = time.monotonic()
         message = SimStatus()
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(self.now, 10**9)
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(self.stamp, 10**9)
         message.header.frame_id = self.frame
         message.robot_contacts, message.wall_contacts = self.world.robot_contacts, self.world.wall_contacts
         message.min_separation, message.separation = self.world.min_separation, self.world.separation
@@ -349,6 +336,12 @@ class Simulator(Node):
         message.real_time_factor = (self.now - self._status_sim) * 1e-9 / max(wall - self._status_wall, 1e-9)
         self._status_wall, self._status_sim = wall, self.now
         self._status.publish(message)
+        if self.faults is not None:
+            counts = self.faults.counts
+            faults = FaultCounts(kinds=list(counts))
+            faults.header.stamp = message.header.stamp
+            faults.injected, faults.active = (list(column) for column in zip(*counts.values(), strict=True))
+            self._counts.publish(faults)
 
     def _log_contacts(self) -> None:
         """Say the first contacts in words; the counts go on in the status."""
@@ -371,7 +364,10 @@ def _read(node: Node) -> dict[str, Any]:
         p[name] = None if parameter is None else parameter.value
     if not p["robots"]:
         raise ValueError("parameter 'robots' is not set; give the names of the robots")
-    p["robots"] = list(p["robots"])
+    p["robots"], p["absent"] = list(p["robots"]), list(p["absent"] or ())
+    for name in p["absent"]:
+        if name not in p["robots"]:
+            raise ValueError(f"parameter 'absent' names '{name}', which is none of the robots")
     poses = p["initial_poses"]
     if poses is not None and len(poses) != 3 * len(p["robots"]):
         raise ValueError(
@@ -389,6 +385,10 @@ def _read(node: Node) -> dict[str, Any]:
         )
     if p["lockstep"] and not p["stamped_cmd_vel"]:
         raise ValueError("parameter 'lockstep' needs 'stamped_cmd_vel': without stamps no command has a time")
+    try:
+        p["faults"] = FaultConfig(**{field.name: p[f"fault_{field.name}"] for field in fields(FaultConfig)})
+    except ValueError as error:
+        raise ValueError(f"parameter fault_{error}") from None
     return p
 
 

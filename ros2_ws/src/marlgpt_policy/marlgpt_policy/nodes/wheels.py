@@ -1,0 +1,60 @@
+"""Velocity commands to robots, as the fleet node and the watchdog send them."""
+
+from __future__ import annotations
+
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Twist, TwistStamped
+from rclpy.duration import Duration
+from rclpy.node import Node
+
+from marlgpt_policy.nodes.qos import LAST
+
+
+class Wheels:
+    """The publishers of ``<robot>/cmd_vel``: created when a robot is first named, since discovery takes time."""
+
+    def __init__(self, node: Node, stamped: bool) -> None:
+        """Publish from ``node``: TwistStamped with ``stamped``, otherwise Twist."""
+        self._node, self._stamped = node, stamped
+        self._publishers: dict = {}
+
+    def add(self, robot: str) -> None:
+        """Create the robot's publisher, unless there is one."""
+        if robot not in self._publishers:
+            kind = TwistStamped if self._stamped else Twist
+            self._publishers[robot] = self._node.create_publisher(kind, f"{robot}/cmd_vel", LAST)
+
+    def remove(self, robot: str) -> None:
+        """Send the robot nothing any more."""
+        if robot in self._publishers:
+            self._node.destroy_publisher(self._publishers.pop(robot))
+
+    def clear(self) -> None:
+        """Remove every robot."""
+        for robot in list(self._publishers):
+            self.remove(robot)
+
+    def send(self, robot: str, stamp: Time, vx: float = 0.0, vy: float = 0.0, wz: float = 0.0) -> None:
+        """Command body-frame velocities, m/s and rad/s; standstill by default. Unknown robots are left out."""
+        publisher = self._publishers.get(robot)
+        if publisher is None:
+            return
+        if self._stamped:
+            message = TwistStamped()
+            message.header.stamp, message.header.frame_id = stamp, f"{robot}/base_link"
+            twist = message.twist
+        else:
+            message = twist = Twist()
+        twist.linear.x, twist.linear.y, twist.angular.z = vx, vy, wz
+        publisher.publish(message)
+
+    def stand(self, stamp: Time) -> None:
+        """Command standstill to every robot."""
+        for robot in self._publishers:
+            self.send(robot, stamp)
+
+    def flush(self, seconds: float) -> None:
+        """Wait until what was sent has arrived; at most ``seconds``, and not for many robots that are gone."""
+        for publisher in self._publishers.values():
+            if not publisher.wait_for_all_acked(Duration(seconds=seconds)):
+                break
