@@ -143,7 +143,7 @@ def diagnostics(
         "decision_ms": f"{decision_ms:.2f}",
         "decisions": str(fleet.decisions),
         "vetoes": str(int(fleet.vetoes.sum())),
-        "plans for stuck robots": str(fleet.rescue.count),
+        "plans for stuck robots": str(fleet.remedies["plans"]),
         "goals_reached": str(int(fleet.goals_reached.sum())),
         "rejected_messages": str(rejected),
     }
