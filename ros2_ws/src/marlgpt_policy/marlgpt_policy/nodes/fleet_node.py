@@ -244,7 +244,8 @@ class FleetNode(LifecycleNode):
             self._pose_stamp.clear()
             self._last_tick = -1.0
             back = self._newest_clock - now
-            self.journal.write("warning", "clock_set_back", f"the clock went back by {back:.2f} s")
+            text = f"the clock went back by {back:.2f} s"
+            self.journal.repeat("warning", "clock", "clock_set_back", text)
             self._newest_clock = now
         self._newest_clock = max(self._newest_clock, now)
         return now
