@@ -132,9 +132,9 @@ class Bench:
         self.start(autostart=True)
         self.until(lambda: self.logged("map accepted") and self.states, "take over")
 
-    def spawn(self, module, parameters):
+    def spawn(self, module, parameters, package="marlgpt_policy"):
         """A node's process and its log."""
-        command = [sys.executable, "-m", f"marlgpt_policy.nodes.{module}", "--ros-args"]
+        command = [sys.executable, "-m", f"{package}.nodes.{module}", "--ros-args"]
         for name, value in parameters.items():
             command += ["-p", f"{name}:={value}"]
         log = self.folder / f"{module}_{len(list(self.folder.glob('*.txt')))}.txt"

@@ -13,10 +13,11 @@ rclpy = pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
-from marlgpt_msgs.msg import RobotState  # noqa: E402
+from marlgpt_msgs.msg import RobotState, SimStatus  # noqa: E402
 from marlgpt_msgs.srv import GetGrid  # noqa: E402
+from marlgpt_policy.grid import build_grid  # noqa: E402
 from marlgpt_policy.nodes.fleet_node import UNCONFIGURED  # noqa: E402
-from nav_msgs.msg import OccupancyGrid  # noqa: E402
+from marlgpt_policy.occupancy import from_occupancy_grid, save_map_yaml  # noqa: E402
 from std_msgs.msg import Bool  # noqa: E402
 from visualization_msgs.msg import Marker, MarkerArray  # noqa: E402
 
@@ -426,6 +427,53 @@ def test_a_killed_node_is_followed_by_zeros_in_time_and_by_one_that_takes_over(t
         bench.close()
 
 
+def test_simulated_robots_are_taken_over_between_cells_without_a_contact(tmp_path_factory, policy):
+    """With the real simulator: three robots change places, their driver is killed twice on the way."""
+    names = ["a", "b", "c"]
+    bench = open_bench(tmp_path_factory, 13, policy, names, use_sim_time=True, autostart=True)
+    chart = save_map_yaml(from_occupancy_grid(hall()), bench.folder / "hall.yaml").with_suffix(".yaml")
+    grid = build_grid(from_occupancy_grid(hall()), 0.22, 0.05)
+    cells = [(0, 0), (0, 4), (1, 2)]
+    starts = [[*grid.centre(np.array(cell)), 0.0] for cell in cells]
+    shared = {"robots": "[a, b, c]", "drive": "holonomic", "max_speed": 2.0, "max_yaw_rate": 4.0}
+    simulator, _ = bench.spawn(
+        "simulator", {**shared, "map_yaml": chart, "cmd_timeout": 0.2, "initial_poses": np.ravel(starts).tolist()},
+        "marlgpt_sim",
+    )  # fmt: skip
+    watchdog, log = bench.spawn("watchdog_node", {"robots": "[a, b, c]", "use_sim_time": True})
+    truth = []
+    bench.node.create_subscription(SimStatus, "sim/status", truth.append, 10)
+    try:
+        bench.map.publish(hall())
+        bench.until(lambda: bench.logged("map accepted"), "map")
+        bench.grid = bench.call(GetGrid, "fleet/get_grid", GetGrid.Request())
+        for turn in (1, 2):
+            settle(bench)
+            targets = cells[turn:] + cells[:turn]
+            for name, cell in zip(names, targets, strict=True):
+                bench.go(name, *cell)
+            bench.until(lambda: sum(bench.moving(name) for name in names) >= 2, "motion")
+            bench.spin(0.3)
+            bench.kill()
+            bench.spin(0.2)  # what the node sent last may still be under way
+            forget(bench)
+            bench.until(lambda: all(len(bench.commands[name]) > 10 for name in names), "zeros")
+            assert not any(np.any(bench.commands[name]) for name in names)
+            bench.restart()
+            settle(bench)
+            for name, cell in zip(names, targets, strict=True):
+                bench.go(name, *cell)
+            bench.until(lambda: sum(r.goals_reached for r in bench.states[-1].robots) == 3, "arrival of all")
+        assert truth[-1].robot_contacts == truth[-1].wall_contacts == 0
+        assert truth[-1].min_separation > 0.0
+        assert log.read_text().count("heartbeats are back") == 2
+    finally:
+        for process in (simulator, watchdog):
+            process.terminate()
+            process.wait(10)
+        bench.close()
+
+
 def test_stops_outlive_the_configuration(tmp_path_factory, policy):
     bench = open_bench(tmp_path_factory, 47, policy, max_robots=2, require_policy_hash=True)
     try:
@@ -475,8 +523,7 @@ def test_a_map_larger_than_the_limit_is_refused_by_its_header(tmp_path_factory, 
     try:
         for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
             assert bench.change_state(transition)
-        chart: OccupancyGrid = hall()
-        bench.map.publish(chart)
+        bench.map.publish(hall())
         bench.until(lambda: bench.logged("pixels, parameter max_map_pixels is 100"), "refusal")
     finally:
         bench.close()
