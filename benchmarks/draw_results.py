@@ -15,10 +15,15 @@ from pathlib import Path
 COLOURS = {"joint": "#0072b2", "specialist": "#56b4e9", "fine": "#56b4e9", "random": "0.6"}
 """By the first word of a label; experts get one of their own."""
 EXPERT = "#e69f00"
+FIRST = ("joint", "fine", "specialist")
+"""First words of labels that are shown before all others; random moves come last."""
 
 
 def gathered(paths: list[Path], names: dict[str, str]) -> dict[str, dict[str, dict]]:
-    """Game -> label -> entry, in the order of the files; ``names`` replace the first word of labels."""
+    """Game -> label -> entry: ours, experts, random moves.
+
+    ``names`` replace the first word of labels; a key ``REPORT:WORD`` does so in one file, named without its ending.
+    """
     found: dict[str, dict[str, dict]] = {}
     for path in paths:
         report = json.loads(path.read_text())
@@ -26,14 +31,22 @@ def gathered(paths: list[Path], names: dict[str, str]) -> dict[str, dict[str, di
             raise ValueError(f"{path}: not a report of 'marlgpt evaluate --game'")
         for label, entry in report["policies"].items():
             word, _, rest = label.partition(" ")
-            shown = f"{names.get(word, word)} {rest}".strip()
+            shown = f"{names.get(f'{path.stem}:{word}') or names.get(word, word)} {rest}".strip()
             found.setdefault(report["protocol"]["game"], {})[shown] = entry
-    return found
+    return {
+        game: dict(sorted(players.items(), key=lambda one: rank(one[0]))) for game, players in found.items()
+    }
+
+
+def rank(label: str) -> int:
+    """Place of a player in a row of players; equal ones stay as they were."""
+    word = label.split(" ")[0].split("-")[0]
+    return FIRST.index(word) if word in FIRST else len(FIRST) + (word == "random")
 
 
 def table(games: dict[str, dict[str, dict]]) -> str:
     """Markdown: a row per player, a column per game."""
-    labels = list(dict.fromkeys(label for players in games.values() for label in players))
+    labels = sorted(dict.fromkeys(label for players in games.values() for label in players), key=rank)
     episodes = {game: next(iter(players.values()))["episodes"] for game, players in games.items()}
     lines = [
         "| success | " + " | ".join(games) + " |",
@@ -88,7 +101,11 @@ def main() -> int:
     )
     parser.add_argument("reports", nargs="+", type=Path, help="JSON files of marlgpt evaluate --game")
     parser.add_argument(
-        "--rename", nargs="*", default=[], metavar="OLD=NEW", help="names of files as they shall be shown"
+        "--rename",
+        nargs="*",
+        default=[],
+        metavar="OLD=NEW",
+        help="names as they shall be shown; also REPORT:OLD=NEW",
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="picture to draw")
     args = parser.parse_args()

@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_training import maps
+from marlgpt_training import collect, maps
 from scipy import ndimage
 
-SIZES = {"random": (17, 21), "maze": (15, 25), "warehouse": (6, 56), "rooms": (17, 32)}
-FREE_SHARE = {"random": (0.6, 0.99), "maze": (0.4, 1.0), "warehouse": (0.3, 0.9), "rooms": (0.2, 0.95)}
+SIZES = {"random": (17, 21), "maze": (15, 25), "warehouse": (6, 56), "rooms": (17, 32), "caves": (17, 32)}
+FREE_SHARE = {
+    "random": (0.6, 0.99),
+    "maze": (0.4, 1.0),
+    "warehouse": (0.3, 0.9),
+    "rooms": (0.2, 0.95),
+    "caves": (0.05, 0.95),  # of two halls without a passage only one stays
+}
 
 
 @pytest.mark.parametrize("family", maps.FAMILIES)
@@ -40,7 +46,7 @@ def test_random_maps_take_size_and_density():
 
 
 def test_every_family_has_larger_maps():
-    for family in ("random", "maze", "rooms"):
+    for family in ("random", "maze", "rooms", "caves"):
         assert 40 <= min(maps.generate(family, 3, low=40, high=44).shape)
     small, large = maps.generate("warehouse", 3), maps.generate("warehouse", 3, scale=2)
     assert large.sum() > 2 * small.sum()
@@ -53,6 +59,7 @@ def test_every_family_has_larger_maps():
         ("maze", "c46ea6ad8e2e"),
         ("warehouse", "bc4b597a1138"),
         ("rooms", "acc324afb57e"),
+        ("caves", "69b43e88fb9f"),
     ],
 )
 def test_standard_maps_of_given_seeds_never_change(family, digest):
@@ -63,6 +70,16 @@ def test_standard_maps_of_given_seeds_never_change(family, digest):
     assert found.hexdigest()[:12] == digest, "validation results would not be comparable any more"
 
 
+def test_caves_are_smooth_and_in_no_training_data():
+    for seed in range(20):
+        walls = np.pad(~maps.generate("caves", seed), 1, constant_values=True).astype(int)
+        around = ndimage.convolve(walls, np.ones((3, 3), dtype=int), mode="constant", cval=1)
+        assert (around[walls == 0] < 7).mean() > 0.99, "passages and halls, no scattered holes"
+    assert "caves" not in collect.FAMILY_WEIGHTS
+    drawn = {collect.draw_scenario(np.random.default_rng(seed))[0] for seed in range(60)}
+    assert drawn == set(collect.FAMILY_WEIGHTS)
+
+
 def test_largest_component_drops_pockets():
     free = np.array([[1, 1, 0, 1], [1, 1, 0, 0], [0, 0, 0, 1]], dtype=bool)
     kept = maps.largest_component(free)
@@ -70,5 +87,5 @@ def test_largest_component_drops_pockets():
 
 
 def test_unknown_family_is_named_with_the_choices():
-    with pytest.raises(ValueError, match="'cave'; choose one of random, maze, warehouse, rooms"):
+    with pytest.raises(ValueError, match="'cave'; choose one of random, maze, warehouse, rooms, caves"):
         maps.generate("cave", 0)

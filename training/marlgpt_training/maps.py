@@ -1,6 +1,7 @@
-"""Generated grid worlds of the POGEMA families: random, maze, warehouse and rooms.
+"""Generated grid worlds of the POGEMA families (random, maze, warehouse, rooms) and caves.
 
-All maps are this project's own draws; the benchmark's own maps are never used for training or selection.
+All maps are this project's own draws; the benchmark's own maps are never used for training or selection. Caves are for
+evaluation alone: no training data holds any.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-FAMILIES = ("random", "maze", "warehouse", "rooms")
+FAMILIES = ("random", "maze", "warehouse", "rooms", "caves")
+"""Their order is part of each map's seed: add new ones at the end."""
 
 
 def random_map(
@@ -79,6 +81,20 @@ def rooms_map(rng: np.random.Generator, low: int = 17, high: int = 32) -> np.nda
     return free & (rng.random(free.shape) >= rng.choice([0.0, 0.03]))
 
 
+def caves_map(rng: np.random.Generator, low: int = 17, high: int = 32) -> np.ndarray:
+    """bool[H, W] free cells of caves: noise, 40 to 46 % of it walls, smoothed by a cellular automaton.
+
+    In each of four rounds a cell becomes a wall if most of the nine cells around and including it are walls;
+    everything outside is. Halls of irregular outline remain, joined by passages or not at all.
+    """
+    rows, cols = rng.integers(low, high + 1, size=2)
+    walls = (rng.random((rows, cols)) < rng.uniform(0.40, 0.46)).astype(np.int8)
+    for _ in range(4):
+        around = ndimage.convolve(walls, np.ones((3, 3), dtype=np.int8), mode="constant", cval=1)
+        walls = (around >= 5).astype(np.int8)
+    return walls == 0
+
+
 def largest_component(free: np.ndarray) -> np.ndarray:
     """bool[H, W]: only the largest 4-connected component of ``free`` stays free."""
     labels, count = ndimage.label(free)
@@ -95,7 +111,13 @@ def generate(family: str, seed: int, **options) -> np.ndarray:
     Raises:
         ValueError: Unknown family.
     """
-    makers = {"random": random_map, "maze": maze_map, "warehouse": warehouse_map, "rooms": rooms_map}
+    makers = {
+        "random": random_map,
+        "maze": maze_map,
+        "warehouse": warehouse_map,
+        "rooms": rooms_map,
+        "caves": caves_map,
+    }
     if family not in makers:
         raise ValueError(f"unknown map family '{family}'; choose one of {', '.join(FAMILIES)}")
     rng = np.random.default_rng([FAMILIES.index(family), seed])
