@@ -50,10 +50,14 @@ class Docking:
         robots = self.robots
         return np.flatnonzero(robots.seen & (~robots.docked | np.isfinite(robots.suspect[:, 0])))
 
-    def blocked(self) -> np.ndarray:
-        """bool[R, C] cells that no robot may enter because one off the grid stands or docks near them."""
+    def blocked(self, only: np.ndarray | None = None) -> np.ndarray:
+        """bool[R, C] cells that no robot may enter because one off the grid stands or docks near them.
+
+        ``only`` bool[n] leaves out the others.
+        """
         blocked = np.zeros(self.grid.free.shape, dtype=bool)
-        for i in self.off_grid().tolist():
+        off = self.off_grid()
+        for i in (off if only is None else off[only[off]]).tolist():
             for start, end in self._ways(i):
                 blocked |= self._near(start, end)
         return blocked

@@ -206,7 +206,7 @@ class Edges:
             away = np.hypot(*(robots.poses[i, :2] - self.grid.centre(robots.cells[i])))
             if not own:
                 continue
-            if followed and away <= tolerance and not (fit[i] and not limited[i]):
+            if followed and away <= tolerance:
                 target = robots.targets[i].copy()
                 robots.targets[i] = robots.cells[
                     i

@@ -453,15 +453,15 @@ class Fleet(Robots):
 
     def _watch_unfit(self, fit: np.ndarray, now: float) -> None:
         """Lead the ways of others around robots that have not driven for a while, whatever the reason."""
-        unfit = ~(fit & self.docked) & ~self.removed & (self.cells[:, 0] >= 0)
+        unfit = ~(fit & self.docked) & ~self.removed & self.seen
         unfit |= self.docked & self.edges.stalled(now)
         self.unfit_since[unfit & np.isnan(self.unfit_since)] = now
         self.unfit_since[~unfit] = np.nan
-        if self.stopped:
+        long = now - np.nan_to_num(self.unfit_since, nan=now) > OBSTACLE_AFTER
+        if self.stopped or not (long.any() or len(self.decider.detours.closed)):
             return
-        long = np.flatnonzero(now - np.nan_to_num(self.unfit_since, nan=now) > OBSTACLE_AFTER)
-        holder = self.reservations.holder
-        self.decider.detours.close(np.argwhere(np.isin(holder, long)) if len(long) else np.zeros((0, 2)))
+        closed = np.isin(self.reservations.holder, np.flatnonzero(long)) | self.docking_places.blocked(long)
+        self.decider.detours.close(np.argwhere(closed))
 
     def _ready(self, fit: np.ndarray) -> np.ndarray:
         """bool[n] robots that may take part in a decision: at their cells, or about to arrive."""
