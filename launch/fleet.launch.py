@@ -1,34 +1,29 @@
-"""Start the fleet node and, unless told otherwise, bring it to work.
+"""Start the fleet node and its watchdog and, unless told otherwise, bring them to work.
 
-The node is a lifecycle node: configuring it loads and checks the policy file, activating it starts the
-control of the robots. With ``autostart`` both happen once; whoever deactivates the node later also decides
-when it works again. A node that ends or cannot be configured ends the launch.
+The fleet node is a lifecycle node: configuring it loads and checks the policy file, activating it starts the
+control of the robots. With `autostart` it does both whenever its process starts, so also after a crash: it is
+started again and takes over where the robots stand. Meanwhile the watchdog, a process of its own, holds them at
+standstill. A fleet node that cannot be configured when it is first started ends the launch.
 
     ros2 launch marlgpt_sim fleet.launch.py robots:=robot_00,robot_01 namespace:=yard
 """
 
 from launch.actions import (
     DeclareLaunchArgument,
-    EmitEvent,
     GroupAction,
-    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
     Shutdown,
 )
-from launch.conditions import IfCondition
-from launch.event_handlers import OnProcessExit, OnProcessStart
-from launch.events import matches_action
+from launch.event_handlers import OnProcessExit
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
-from launch_ros.actions import LifecycleNode, PushRosNamespace
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
+from launch_ros.actions import Node, PushRosNamespace
 from launch_ros.substitutions import FindPackageShare
-from lifecycle_msgs.msg import Transition
 
 from launch import LaunchContext, LaunchDescription
 
+UNCONFIGURED = 2  # exit status of a fleet node that could not configure itself
 ARGUMENTS = {
     "params_file": (
         PathJoinSubstitution([FindPackageShare("marlgpt_policy"), "config", "fleet.yaml"]),
@@ -38,9 +33,14 @@ ARGUMENTS = {
     "policy": ("", "policy file (.onnx)"),
     "radius": ("", "radius of the robots, m"),
     "drive": ("", "how the robots move: differential or holonomic"),
-    "namespace": ("", "namespace of the fleet node and its topics"),
+    "execution": ("", "asynchronous or synchronous"),
+    "namespace": ("", "namespace of the nodes and their topics"),
     "use_sim_time": ("false", "follow /clock instead of the wall clock"),
-    "autostart": ("true", "configure and activate the node"),
+    "autostart": ("true", "configure and activate the node whenever its process starts"),
+    "watchdog_timeout": (
+        "0.5",
+        "seconds without a sign of life from the fleet node until robots are stopped",
+    ),
 }
 
 
@@ -54,59 +54,51 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start_fleet(context: LaunchContext) -> list:
-    """Return the node in its namespace and the handlers that take it through its lifecycle."""
+    """Return both nodes in their namespace; each is started again whenever it ends."""
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    node = LifecycleNode(
+    shared = overrides(value)
+    fleet = Node(
         package="marlgpt_policy",
         executable="fleet_node",
         name="fleet_node",
-        namespace="",
-        parameters=[value["params_file"], overrides(value)],
+        parameters=[value["params_file"], shared, {"autostart": is_true(value["autostart"])}],
         output="screen",
+        respawn=True,
+        respawn_delay=1.0,
     )
+    watchdog = Node(
+        package="marlgpt_policy",
+        executable="watchdog_node",
+        name="watchdog_node",
+        parameters=[value["params_file"], shared, {"timeout": float(value["watchdog_timeout"])}],
+        output="screen",
+        respawn=True,
+        respawn_delay=0.1,
+    )
+    exits: list[int] = []
 
-    def ended(_event: ProcessExited, context: LaunchContext) -> list:
-        return [] if context.is_shutdown else [Shutdown(reason="the fleet node ended")]
+    def ended(event: ProcessExited, context: LaunchContext) -> list:
+        exits.append(event.returncode)
+        if context.is_shutdown or exits != [UNCONFIGURED]:
+            return []  # once it has driven, the watchdog is needed more than ever
+        return [Shutdown(reason="the fleet node could not be configured; its log above says why")]
 
-    exit_handler = RegisterEventHandler(OnProcessExit(target_action=node, on_exit=ended))
-    start_handlers = GroupAction(autostart(node), condition=IfCondition(value["autostart"]))
-    return [GroupAction([PushRosNamespace(value["namespace"]), exit_handler, start_handlers, node])]
+    exit_handler = RegisterEventHandler(OnProcessExit(target_action=fleet, on_exit=ended))
+    return [GroupAction([PushRosNamespace(value["namespace"]), exit_handler, watchdog, fleet])]
+
+
+def is_true(text: str) -> bool:
+    """Whether an argument says yes."""
+    return text.lower() in ("true", "1", "yes", "on")
 
 
 def overrides(value: dict[str, str]) -> dict:
-    """Parameters that the arguments set."""
-    found: dict = {"use_sim_time": value["use_sim_time"].lower() in ("true", "1", "yes", "on")}
+    """Parameters that the arguments set, for both nodes; each takes those it knows."""
+    found: dict = {"use_sim_time": is_true(value["use_sim_time"])}
     robots = [name.strip() for name in value["robots"].split(",") if name.strip()]
     if robots:
         found["robots"] = robots
     if value["radius"]:
         found["radius"] = float(value["radius"])
-    found.update({name: value[name] for name in ("policy", "drive") if value[name]})
+    found.update({name: value[name] for name in ("policy", "drive", "execution") if value[name]})
     return found
-
-
-def autostart(node: LifecycleNode) -> list:
-    """Handlers that configure the node once its process runs, then activate it once it is configured."""
-
-    def change(transition: int) -> EmitEvent:
-        which = matches_action(node)
-        return EmitEvent(event=ChangeState(lifecycle_node_matcher=which, transition_id=transition))
-
-    def configured(goal_state: str, entities: list) -> RegisterEventHandler:
-        return RegisterEventHandler(
-            OnStateTransition(
-                target_lifecycle_node=node,
-                start_state="configuring",
-                goal_state=goal_state,
-                entities=entities,
-                handle_once=True,
-            )
-        )
-
-    configure = change(Transition.TRANSITION_CONFIGURE)
-    reason = "the fleet node could not be configured; its log above says why"
-    return [
-        RegisterEventHandler(OnProcessStart(target_action=node, on_start=[configure], handle_once=True)),
-        configured("inactive", [change(Transition.TRANSITION_ACTIVATE)]),
-        configured("unconfigured", [LogInfo(msg=reason), Shutdown(reason=reason)]),
-    ]

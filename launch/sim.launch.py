@@ -1,4 +1,4 @@
-"""Simulate a fleet: simulator, map, tasks and the fleet node that drives the robots.
+"""Simulate a fleet: simulator, map, tasks, the fleet node that drives the robots and its watchdog.
 
     ros2 launch marlgpt_sim sim.launch.py robots:=24 seed:=3 real_time_factor:=4.0
 
@@ -44,8 +44,10 @@ ARGUMENTS = {
         "parameters of the fleet node",
     ),
     "policy": ("", "policy file (.onnx); empty: that of params_file"),
+    "execution": ("", "asynchronous or synchronous; empty: that of params_file"),
 }
-PASSED_ON = ("radius", "drive", "namespace", "params_file", "policy")  # to fleet.launch.py
+PASSED_ON = ("radius", "drive", "namespace", "params_file", "policy", "execution")  # to fleet.launch.py
+WATCHDOG_TIMEOUT = 0.5  # s at real time; the watchdog's clock is the wall's, slow simulations need longer
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -78,11 +80,13 @@ def start_simulation(context: LaunchContext) -> list:
         node("map_publisher", map_yaml=map_yaml, use_sim_time=True),
         node("task_source", robots=robots, seed=seed, mode=value["mode"], use_sim_time=True),
     ]
+    slowness = 1.0 / min(float(value["real_time_factor"]) or 1.0, 1.0)
     fleet = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(Path(__file__).with_name("fleet.launch.py"))),
         launch_arguments={
             "robots": ",".join(robots),
             "use_sim_time": "true",
+            "watchdog_timeout": str(WATCHDOG_TIMEOUT * slowness),
             **{name: value[name] for name in PASSED_ON},
         }.items(),
     )

@@ -171,6 +171,11 @@ class OnnxPolicy:
         mask[:, : self.layout.actions] = True
         return values, np.ones_like(values, dtype=bool), mask
 
+    def warm_up(self, robots: int) -> None:
+        """Decide once for ``robots`` robots, so that the first real decision takes no longer than the others."""
+        if robots:
+            self(*(np.repeat(array, robots, axis=0) for array in self._probe()))
+
     @property
     def provider(self) -> str:
         """The execution provider in use."""

@@ -5,25 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from geometry_msgs.msg import Point, Pose
-from marlgpt_msgs.msg import FleetDecision, FleetState, RobotDecision, RobotState
+from geometry_msgs.msg import Pose
+from marlgpt_msgs.msg import FleetDecision, FleetState, Heartbeat, RobotDecision, RobotState
 from marlgpt_msgs.srv import GetGrid
-from std_msgs.msg import ColorRGBA, Header
-from visualization_msgs.msg import Marker, MarkerArray
+from std_msgs.msg import Header
 
-from marlgpt_policy.fleet import Decision, Fleet, Status
-from marlgpt_policy.geometry import quaternion_of, yaw_of
+from marlgpt_policy.fleet import Decision, Fleet
+from marlgpt_policy.geometry import quaternion_of
 from marlgpt_policy.grid import NavGrid
-
-
-def planar(pose: Pose) -> tuple[float, float, float]:
-    """(x, y, yaw) of a pose in m and rad. Raises ``ValueError`` for a NaN position or a quaternion of no length."""
-    x, y = pose.position.x, pose.position.y
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise ValueError(f"position is not finite: ({x}, {y})")
-    q = pose.orientation
-    return x, y, yaw_of((q.x, q.y, q.z, q.w))
 
 
 def pose_message(x: float, y: float, yaw: float) -> Pose:
@@ -60,9 +49,10 @@ def state_message(fleet: Fleet, header: Header, now: float, rejected: int) -> Fl
     for i, name in enumerate(fleet.names):
         status, detail = fleet.status(i, now)
         robot = RobotState(name=name, status=int(status), detail=detail, pose_age=-1.0)
-        if status != Status.NO_POSE:
+        if np.isfinite(fleet.poses[i, 0]):
             robot.pose = pose_message(*fleet.poses[i])
-            robot.pose_age = float(now - fleet.pose_time[i])
+            age = float(now - fleet.pose_time[i])
+            robot.pose_age = age if math.isfinite(age) else -1.0
         robot.row, robot.col = (int(v) for v in fleet.cells[i])
         robot.target_row, robot.target_col = (int(v) for v in fleet.targets[i])
         robot.goal_row, robot.goal_col = (int(v) for v in fleet.goals[i])
@@ -86,76 +76,14 @@ def decision_message(fleet: Fleet, decision: Decision, header: Header) -> FleetD
         robot.probabilities = decision.probabilities[i].tolist()
         robot.value = float(decision.value[i])
         robot.held = bool(decision.held[i])
+        robot.remedy = int(decision.remedy[i])
         robot.veto = not robot.held and robot.proposed != robot.executed
         message.robots.append(robot)
     return message
 
 
-def _colour(r: float, g: float, b: float, a: float = 1.0) -> ColorRGBA:
-    return ColorRGBA(r=r, g=g, b=b, a=a)
-
-
-def markers(fleet: Fleet, decision: Decision, header: Header) -> MarkerArray:
-    """What RViz shows: held cells, moves under way, lines to the goals, and vetoes, in the map frame."""
-    size = float(fleet.grid.cell_size)
-
-    def marker(index: int, name: str, kind: int, scale: float, colour: ColorRGBA) -> Marker:
-        made = Marker(header=header, ns=name, id=index, type=kind, color=colour)
-        made.scale.x = made.scale.y = scale
-        made.scale.z = 0.02
-        made.pose.orientation.w = 1.0
-        return made
-
-    def points(xy: np.ndarray, height: float) -> list[Point]:
-        return [Point(x=float(x), y=float(y), z=height) for x, y in xy]
-
-    centre = fleet.grid.centre
-    held = marker(0, "reserved", Marker.CUBE_LIST, 0.9 * size, _colour(0.2, 0.5, 1.0, 0.25))
-    held.points = points(centre(np.argwhere(fleet.reservations.holder >= 0)), 0.01)
-    moving = np.flatnonzero((fleet.cells != fleet.targets).any(axis=1))
-    moves = marker(1, "moves", Marker.LINE_LIST, 0.06, _colour(0.1, 0.8, 0.3))
-    moves.points = points(
-        centre(np.stack([fleet.cells[moving], fleet.targets[moving]], 1).reshape(-1, 2)), 0.05
-    )
-    heading = np.flatnonzero((fleet.goals[:, 0] >= 0) & (fleet.cells[:, 0] >= 0))
-    goals = marker(2, "goals", Marker.LINE_LIST, 0.02, _colour(1.0, 0.6, 0.0, 0.6))
-    goals.points = points(
-        centre(np.stack([fleet.cells[heading], fleet.goals[heading]], 1).reshape(-1, 2)), 0.03
-    )
-    vetoed = np.flatnonzero(~decision.held & (decision.proposed != decision.executed))
-    vetoes = marker(3, "vetoes", Marker.SPHERE_LIST, 0.3 * size, _colour(1.0, 0.1, 0.1, 0.8))
-    vetoes.points = points(centre(fleet.cells[vetoed]), 0.2)
-    return MarkerArray(markers=[held, moves, goals, vetoes])
-
-
-def diagnostics(
-    fleet: Fleet, header: Header, now: float, decision_ms: float, rejected: int
-) -> DiagnosticArray:
-    """Health of the fleet and of each robot that does not drive."""
-    states = [fleet.status(i, now) for i in range(len(fleet.names))]
-    bad = {Status.NO_POSE, Status.STALE, Status.OFF_GRID}
-    lost = [name for name, (status, _) in zip(fleet.names, states, strict=True) if status in bad]
-    level = DiagnosticStatus.WARN if lost or fleet.stopped else DiagnosticStatus.OK
-    text = "stopped" if fleet.stopped else (f"standing still: {', '.join(lost)}" if lost else "driving")
-    values = {
-        "provider": fleet.policy.provider,
-        "policy": fleet.policy.name,
-        "decision_ms": f"{decision_ms:.2f}",
-        "decisions": str(fleet.decisions),
-        "vetoes": str(int(fleet.vetoes.sum())),
-        "plans for stuck robots": str(fleet.remedies["plans"]),
-        "goals_reached": str(int(fleet.goals_reached.sum())),
-        "rejected_messages": str(rejected),
-    }
-    summary = DiagnosticStatus(level=level, name="marlgpt: fleet", message=text, hardware_id="fleet")
-    summary.values = [KeyValue(key=key, value=value) for key, value in values.items()]
-    statuses = [summary]
-    for name, (status, detail) in zip(fleet.names, states, strict=True):
-        if status in bad:
-            statuses.append(
-                DiagnosticStatus(
-                    level=DiagnosticStatus.ERROR, name=f"marlgpt: {name}", message=f"{status.name}: {detail}",
-                    hardware_id=name,
-                )
-            )  # fmt: skip
-    return DiagnosticArray(header=header, status=statuses)
+def heartbeat_message(fleet: Fleet, header: Header, sequence: int) -> Heartbeat:
+    """Sign of life after the commands of control period ``sequence``; robots stopped one by one are not in it."""
+    out = (fleet.removed | fleet.halted).tolist()
+    robots = [name for name, left_out in zip(fleet.names, out, strict=True) if not left_out]
+    return Heartbeat(header=header, sequence=sequence, stopped=fleet.stopped, robots=robots)

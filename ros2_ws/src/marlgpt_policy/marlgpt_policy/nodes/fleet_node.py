@@ -4,46 +4,59 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
+from collections.abc import Callable
 from functools import partial
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Twist, TwistStamped
-from marlgpt_msgs.msg import FleetDecision, FleetState
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
+from marlgpt_msgs.msg import FleetDecision, FleetState, Heartbeat
 from marlgpt_msgs.srv import GetGrid
 from nav_msgs.msg import OccupancyGrid, Odometry
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
 from rclpy.time import Time
-from std_msgs.msg import Header
-from std_srvs.srv import Trigger
+from std_msgs.msg import Bool, Header
 from visualization_msgs.msg import MarkerArray
 
 from marlgpt_policy.clearance import DistanceField
-from marlgpt_policy.fleet import Fleet, GoalError, Tick
+from marlgpt_policy.fleet import Fleet, GoalError
 from marlgpt_policy.grid import NavGrid, build_grid
 from marlgpt_policy.layout import POGEMA_LAYOUT
-from marlgpt_policy.nodes import conversions, parameters
+from marlgpt_policy.nodes import conversions, intake, parameters
+from marlgpt_policy.nodes.health import Health
+from marlgpt_policy.nodes.journal import Journal, short
+from marlgpt_policy.nodes.markers import markers
 from marlgpt_policy.nodes.navigate import NavigateServer
+from marlgpt_policy.nodes.operator import Operator, Stops
+from marlgpt_policy.nodes.qos import BEST_EFFORT, LAST, LATCHED, RELIABLE
+from marlgpt_policy.nodes.wheels import Wheels
 from marlgpt_policy.occupancy import from_occupancy_grid
-from marlgpt_policy.policy import OnnxPolicy, PolicyError
-from marlgpt_policy.reservations import ReservationError
+from marlgpt_policy.policy import OnnxPolicy
 
-LATCHED = QoSProfile(
-    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)
-BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-LAST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+FUTURE = 1.0
+"""Seconds by which a pose's stamp may lie ahead of the node's clock; more is a clock that is set wrong."""
+UNCONFIGURED = 2
+"""Exit status of a node that was to start by itself and could not: starting it again would not help."""
 
 
 class FleetNode(LifecycleNode):
-    """``configure`` loads and checks the policy, ``activate`` starts driving once a map has come."""
+    """``configure`` loads and checks the policy, ``activate`` starts driving once a map has come.
+
+    Attributes:
+        settings: The parameters; None before they are read.
+        policy, grid, fleet: What drives; ``fleet`` and ``grid`` are None until a map has come.
+        stops: Stops in force, whatever comes and goes otherwise.
+        journal: Log and counter of refused messages.
+        wheels: Publishers of the commands.
+        operator: Services; None unless configured.
+    """
 
     def __init__(self, **options) -> None:
         """Declare the parameters; everything else happens in the transitions."""
@@ -53,106 +66,85 @@ class FleetNode(LifecycleNode):
         self.policy: OnnxPolicy | None = None
         self.grid: NavGrid | None = None
         self.fleet: Fleet | None = None
-        self._entities: list = []
+        self.operator: Operator | None = None
+        self.stops = Stops()
+        self._topics: dict[str, list[Subscription]] = {}
         self._active = False
-        self._stopped = False  # by fleet/stop; outlives maps and configurations
-        self._configured = False
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._reset_counters()
+        self._reset()
 
-    def _reset_counters(self) -> None:
-        self.rejected = 0
-        self._decision_ms = 0.0
+    def _reset(self) -> None:
+        self.journal = Journal(self.get_logger())
+        self._map_digest = b""
         self._last_tick = -1.0
         self._newest_clock = -1.0
         self._pose_stamp: dict[int, int] = {}
         self._early_goals: dict[int, PoseStamped] = {}
-        self._warned: dict[str, float] = {}
+        self._vetoed: set[int] = set()
+
+    def start(self) -> bool:
+        """Configure and activate; False if either fails."""
+        done = TransitionCallbackReturn.SUCCESS
+        return self.trigger_configure() == done and self.trigger_activate() == done
 
     # Transitions ----------------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read parameters, load and check the policy, subscribe; fails with a reason in the log."""
         try:
-            self.settings = parameters.read(self)
-            if not self.settings.robots:
+            settings = parameters.read(self)
+            if not settings.robots:
                 raise ValueError("parameter 'robots' is empty; name at least one robot")
-            names = [robot.name for robot in self.settings.robots]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(
-                    f"parameter 'robots' names {', '.join(twice)} twice; every robot needs its own name"
-                )
             self.policy = OnnxPolicy(
-                self.settings.policy, POGEMA_LAYOUT, tuple(self.settings.providers), self.settings.threads
-            )
+                settings.policy, POGEMA_LAYOUT, tuple(settings.providers), settings.threads,
+                settings.policy_sha256,
+            )  # fmt: skip
         except (ValueError, OSError) as error:
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
-        self._reset_counters()
-        self._configured = True
-        self._publish_to(names)
-        self._listen_to(names)
-        self.get_logger().info(
-            f"configured: {len(names)} robots, policy {self.policy.name} on {self.policy.provider}; waiting for a map"
+        self.settings = settings
+        self._reset()
+        self._health = Health(self.journal, settings.fleet.control_period)
+        self.wheels = Wheels(self, settings.stamped_cmd_vel)
+        self._publish()
+        self._map = self.listen(OccupancyGrid, "map", self._on_map, LATCHED)
+        self._grid = self.create_service(
+            GetGrid, "fleet/get_grid", lambda _, r: conversions.grid_response(self.grid, r)
         )
+        self.operator = Operator(self)
+        self._navigate = NavigateServer(
+            self, lambda: self.fleet if self._active else None, settings.map_frame, self.journal
+        )
+        for i, robot in enumerate(settings.robots):
+            self.join(i, robot.name)
+        self.journal.write(
+            "info", "configured", f"configured: {len(settings.robots)} robots; waiting for a map",
+            policy=self.policy.name, sha256=self.policy.sha256, provider=self.policy.provider,
+        )  # fmt: skip
         return TransitionCallbackReturn.SUCCESS
 
-    def _publish_to(self, names: list[str]) -> None:
-        twist = TwistStamped if self.settings.stamped_cmd_vel else Twist
-        self._cmd = [self.create_publisher(twist, f"{name}/cmd_vel", LAST) for name in names]
+    def _publish(self) -> None:
         self._state = self.create_publisher(FleetState, "fleet/state", RELIABLE)
         self._decisions = self.create_publisher(FleetDecision, "fleet/decisions", RELIABLE)
+        self._heartbeat = self.create_publisher(Heartbeat, "fleet/heartbeat", RELIABLE)
         self._markers = self.create_publisher(MarkerArray, "fleet/markers", LAST)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
-        self._entities += [
-            *((self.destroy_publisher, p) for p in self._cmd),
-            *(
-                (self.destroy_publisher, p)
-                for p in (self._state, self._decisions, self._markers, self._diagnostics)
-            ),
-        ]
-
-    def _listen_to(self, names: list[str]) -> None:
-        subscriptions = [self.create_subscription(OccupancyGrid, "map", self._on_map, LATCHED)]
-        kind, topic = (
-            (Odometry, "odom") if self.settings.pose_source == "odom" else (PoseWithCovarianceStamped, "pose")
-        )
-        for i, name in enumerate(names):
-            subscriptions += [
-                self.create_subscription(kind, f"{name}/{topic}", partial(self._on_pose, i), BEST_EFFORT),
-                self.create_subscription(
-                    PoseStamped, f"{name}/goal_pose", partial(self._on_goal, i), RELIABLE
-                ),
-            ]
-        services = [
-            self.create_service(
-                GetGrid, "fleet/get_grid", lambda _, r: conversions.grid_response(self.grid, r)
-            ),
-            self.create_service(Trigger, "fleet/stop", self._on_stop),
-            self.create_service(Trigger, "fleet/resume", self._on_resume),
-        ]
-        self._navigate = NavigateServer(
-            self, lambda: self.fleet if self._active else None, self.settings.map_frame
-        )
-        self._entities += [(self.destroy_subscription, s) for s in subscriptions]
-        self._entities += [(self.destroy_service, s) for s in services]
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start control periods; robots move as soon as map, poses and goals are there."""
         self._active = True
-        period = self.settings.fleet.control_period
-        timers = [
-            self.create_timer(period, self._on_timer),
-            self.create_timer(1.0 / self.settings.state_rate, self._publish_state),
+        self._sequence = 0
+        self._last_tick = -1.0
+        self._timers = [
+            self.create_timer(self.settings.fleet.control_period, self._on_timer),
+            self.create_timer(1.0 / self.settings.state_rate, self._publish_state_and_markers),
             self.create_timer(1.0, self._publish_health),
         ]
-        self._timers = timers
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Command every robot to stop and end the control periods."""
-        self._stop_wheels()
+        self.stand()
         self._active = False
         self._navigate.abort_all(self.fleet, "the fleet node was deactivated")
         for timer in self._timers:
@@ -160,29 +152,84 @@ class FleetNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Forget map, policy and robots."""
+        """Forget map, policy and robots; stops stay."""
         self._navigate.destroy()
-        for destroy, entity in self._entities:
-            destroy(entity)
-        self._entities, self.fleet, self.grid, self.policy = [], None, None, None
-        self._configured = False
+        self.operator.destroy()
+        for i, name in enumerate(self.names):
+            self.leave(i, name)
+        for publisher in (self._state, self._decisions, self._heartbeat, self._markers, self._diagnostics):
+            self.destroy_publisher(publisher)
+        self.destroy_subscription(self._map)
+        self.destroy_service(self._grid)
+        self.operator = self.fleet = self.grid = self.policy = None
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop the robots, whatever state the node is in."""
         if self._active:
-            self._stop_wheels()
+            self.stand()
             self._active = False
         return TransitionCallbackReturn.SUCCESS
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         """Refuse changes that would have no effect: parameters are read by ``configure``."""
         fixed = [change.name for change in changes if change.name in parameters.PARAMETERS]
-        if self._configured and fixed:
+        if self.operator is not None and fixed:
             return SetParametersResult(
                 successful=False, reason=f"{', '.join(fixed)}: deactivate and clean up the node to change it"
             )
         return SetParametersResult(successful=True)
+
+    # Robots ---------------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> list[str]:
+        """All robots by index, removed ones included."""
+        return self.fleet.names if self.fleet is not None else [robot.name for robot in self.settings.robots]
+
+    def index_of(self, name: str) -> int | None:
+        """A robot's index in the fleet; None if there is no fleet yet, or no such robot."""
+        return self.fleet.names.index(name) if self.fleet is not None and name in self.fleet.names else None
+
+    def listen(self, kind: type, topic: str, callback: Callable, qos: QoSProfile) -> Subscription:
+        """Subscribe; a message whose callback fails, in whatever way, is refused and never ends the node."""
+
+        def handle(message) -> None:
+            try:
+                callback(message)
+            except Exception as error:
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                self.journal.reject(
+                    "unexpected", f"message on {topic} refused: {error!r} ({where.name}, line {where.lineno})"
+                )
+
+        return self.create_subscription(kind, topic, handle, qos)
+
+    def join(self, index: int, name: str) -> None:
+        """Talk with a robot from now on."""
+        by_odom = self.settings.pose_source == "odom"
+        kind, topic = (Odometry, "odom") if by_odom else (PoseWithCovarianceStamped, "pose")
+        self.wheels.add(name)
+        self._topics[name] = [
+            self.listen(kind, f"{name}/{topic}", partial(self._on_pose, index), BEST_EFFORT),
+            self.listen(PoseStamped, f"{name}/goal_pose", partial(self._on_goal, index), RELIABLE),
+            self.listen(
+                Bool, f"{name}/emergency_stop", partial(self.operator.emergency_stop_robot, name), RELIABLE
+            ),
+        ]
+
+    def leave(self, index: int, name: str) -> None:
+        """Neither hear nor command a robot any more."""
+        self.wheels.remove(name)
+        self._pose_stamp.pop(index, None)
+        for subscription in self._topics.pop(name, []):
+            self.destroy_subscription(subscription)
+
+    def use_policy(self, policy: OnnxPolicy) -> None:
+        """Decide with another policy from the next decision on."""
+        self.policy = policy
+        if self.fleet is not None:
+            self.fleet.replace_policy(policy)
 
     # Inputs ---------------------------------------------------------------------------------------------
 
@@ -196,76 +243,71 @@ class FleetNode(LifecycleNode):
         if now < self._newest_clock - 0.5:
             self._pose_stamp.clear()
             self._last_tick = -1.0
-            self.get_logger().warning(f"the clock went back by {self._newest_clock - now:.2f} s")
+            back = self._newest_clock - now
+            self.journal.write("warning", "clock_set_back", f"the clock went back by {back:.2f} s")
             self._newest_clock = now
         self._newest_clock = max(self._newest_clock, now)
         return now
 
-    def _reject(self, key: str, text: str) -> None:
-        """Count a refused message; log each kind at most every five seconds."""
-        self.rejected += 1
-        now = self.now()
-        if now - self._warned.get(key, -1e9) >= 5.0 or now < self._warned.get(key, -1e9):
-            self._warned[key] = now
-            self.get_logger().warning(text)
-
     def _on_map(self, message: OccupancyGrid) -> None:
-        if self.fleet is not None:
-            self._reject(
-                "map", "a new map came while the fleet drives; deactivate and clean up to change maps"
-            )
-            return
         settings = self.settings
         try:
-            if message.header.frame_id not in ("", settings.map_frame):
-                raise ValueError(
-                    f"its frame is '{message.header.frame_id}', parameter map_frame is '{settings.map_frame}'"
-                )
+            intake.check_map(message, settings.map_frame, settings.max_map_pixels)
+            digest = intake.map_digest(message)
+            if digest == self._map_digest:
+                return
+            self.stand()  # what follows takes as long as it takes
             map = from_occupancy_grid(message)
-            self.grid = build_grid(
+            grid = build_grid(
                 map, settings.radius, settings.margin, settings.cell_size or None, settings.unknown_is_free
             )
             distances = DistanceField(map, settings.unknown_is_free)
-            self.fleet = Fleet(self.grid, self.policy, settings.robots, settings.fleet, distances)
-            if self._stopped:
-                self.fleet.stop()
+            if self.fleet is None:
+                self.fleet = Fleet(grid, self.policy, settings.robots, settings.fleet, distances)
+                self.stops.apply(self.fleet)
+            else:
+                self._replace_map(grid, distances)
         except ValueError as error:
-            self.grid = None
-            self._reject("map", f"map refused: {error}")
+            self.journal.reject("map", f"map refused: {error}")
             return
-        rows, cols = self.grid.free.shape
-        self.get_logger().info(
-            f"map accepted: {rows} x {cols} cells of {self.grid.cell_size:.2f} m, "
-            f"{int((self.grid.components == 0).sum())} of {int(self.grid.free.sum())} free cells connected"
-        )
+        self.grid, self._map_digest = grid, digest
+        self._last_tick = -1.0  # the time this took is no late period
+        rows, cols = grid.free.shape
+        self.journal.write(
+            "info", "map_accepted", f"map accepted: {rows} x {cols} cells of {grid.cell_size:.2f} m",
+            free=int(grid.free.sum()), connected=int((grid.components == 0).sum()),
+        )  # fmt: skip
         for robot, goal in self._early_goals.items():
             self._on_goal(robot, goal)
         self._early_goals = {}
 
+    def _replace_map(self, grid: NavGrid, distances: DistanceField) -> None:
+        """Take the fleet over to another map where it stands; goals stay where they are or are dropped."""
+        before = self.fleet.goals.copy()
+        for reason in self.fleet.replace_map(grid, distances):
+            self.journal.reject("goal", f"dropped with the map: {reason}")
+        self._navigate.replace_map(self.fleet, before)
+        self.stand()
+
     def _on_pose(self, robot: int, message: Odometry | PoseWithCovarianceStamped) -> None:
         if self.fleet is None:
             return
-        name = self.fleet.names[robot]
+        name, now = self.fleet.names[robot], self._watched_now()
         stamp = Time.from_msg(message.header.stamp).nanoseconds
-        if message.header.frame_id not in ("", self.settings.map_frame):
-            self._reject(
-                f"frame {name}",
-                f"pose of '{name}' is in frame '{message.header.frame_id}', expected '{self.settings.map_frame}'",
-            )
-            return
-        now = self._watched_now()
         last = self._pose_stamp.get(robot, 0)
-        if stamp and stamp < last:
-            self._reject(f"old {name}", f"pose of '{name}' is older than its last one; dropped")
-            return
         by_poses = self.settings.trigger == "poses"
-        if not stamp or stamp > last:  # a repeated stamp is no news of where the robot is
-            taken = now if not stamp else stamp * 1e-9 if by_poses else min(now, stamp * 1e-9)
-            try:
-                self.fleet.update_pose(robot, *conversions.planar(message.pose.pose), taken)
-            except ValueError as error:
-                self._reject(f"pose {name}", f"pose of '{name}' refused: {error}")
-                return
+        try:
+            intake.check_frame(message.header.frame_id, self.settings.map_frame)
+            if stamp and stamp < last:
+                raise ValueError("it is older than the last one")
+            if now and stamp * 1e-9 > now + FUTURE:
+                raise ValueError(f"its stamp lies {stamp * 1e-9 - now:.1f} s ahead of the clock")
+            if not stamp or stamp > last:  # a repeated stamp is no news of where the robot is
+                taken = now if not stamp else stamp * 1e-9 if by_poses else min(now, stamp * 1e-9)
+                self.fleet.update_pose(robot, *intake.planar(message.pose.pose), taken)
+        except ValueError as error:
+            self.journal.reject("pose", f"pose of '{name}' refused: {error}", name)
+            return
         self._pose_stamp[robot] = stamp
         if by_poses and self._active:
             newest = max(self._pose_stamp.values())
@@ -274,35 +316,18 @@ class FleetNode(LifecycleNode):
                 self._tick(max(newest * 1e-9, self._last_tick))
 
     def _on_goal(self, robot: int, message: PoseStamped) -> None:
-        name = self.settings.robots[robot].name
-        if message.header.frame_id not in ("", self.settings.map_frame):
-            self._reject(
-                f"goal {name}", f"goal of '{name}' is in frame '{message.header.frame_id}', not the map's"
-            )
-            return
-        if self.fleet is None:
-            self._early_goals[robot] = message
-            return
+        name = self.names[robot]
         try:
-            self.fleet.set_goal(robot, message.pose.position.x, message.pose.position.y)
+            intake.check_frame(message.header.frame_id, self.settings.map_frame)
+            x, y = intake.position(message.pose)
+            if self.fleet is None:
+                self._early_goals[robot] = message
+            else:
+                self.fleet.set_goal(robot, x, y)
         except GoalError as error:
-            self._reject(f"goal {name}", f"refused: {error}")
-
-    def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._stopped = True  # also for a fleet that is still to come
-        if self.fleet is not None:
-            self.fleet.stop()
-            self._stop_wheels()
-        response.success, response.message = True, "stopped until fleet/resume is called"
-        return response
-
-    def _on_resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._stopped = False
-        if self.fleet is not None:
-            self.fleet.resume()
-        response.success = True
-        response.message = "driving" if self.fleet is not None else "resumed; no map has been received yet"
-        return response
+            self.journal.reject("goal", f"refused: {error}", name)
+        except ValueError as error:
+            self.journal.reject("goal", f"refused: goal of '{name}': {error}", name)
 
     # Control periods and outputs ------------------------------------------------------------------------
 
@@ -312,69 +337,76 @@ class FleetNode(LifecycleNode):
             self._tick(now)
 
     def _tick(self, now: float) -> None:
-        if self.fleet is None or not self._active:
+        fleet = self.fleet
+        if fleet is None or not self._active:
             return
+        if self._last_tick >= 0:
+            self._health.tick(now - self._last_tick)
         self._last_tick = now
         try:
-            result = self.fleet.tick(now)
-        except (PolicyError, ReservationError, ValueError) as error:
-            self._stopped = True
-            self.fleet.stop()
-            self._stop_wheels()
-            self.get_logger().error(f"fleet stopped until fleet/resume is called: {error}")
+            result = fleet.tick(now)
+        except Exception as error:  # a fault of the model or of this program: nothing may go on moving
+            self.stops.stopped = True
+            fleet.stop()
+            self.stand()
+            self.journal.repeat(
+                "error", "fault", "fault", f"fleet stopped until fleet/resume is called: {short(error)}"
+            )
+            self.get_logger().debug(traceback.format_exc())
             return
-        self._publish_commands(result, now)
-        self._navigate.update(self.fleet, result.reached)
-        if result.decision is not None:
-            header = self._header(now)
-            message = conversions.decision_message(self.fleet, result.decision, header)
-            self._decision_ms = message.total_ms
+        self._command(now)
+        self._sequence += 1
+        self._heartbeat.publish(conversions.heartbeat_message(fleet, self._header(now), self._sequence))
+        self._navigate.update(fleet, result.reached)
+        decision = result.decision
+        if decision is not None:
+            message = conversions.decision_message(fleet, decision, self._header(now))
+            self._health.decision(message.total_ms)
             self._decisions.publish(message)
-            if self._markers.get_subscription_count():
-                self._markers.publish(conversions.markers(self.fleet, result.decision, header))
-        if result.reached or result.decision is not None:
+            self._vetoed |= {i for i, robot in enumerate(message.robots) if robot.veto}
+        if result.reached or decision is not None:
             self._publish_state(now)
 
     def _header(self, now: float) -> Header:
         return Header(frame_id=self.settings.map_frame, stamp=Time(nanoseconds=round(now * 1e9)).to_msg())
 
-    def _publish_commands(self, result: Tick, now: float) -> None:
+    def _command(self, now: float) -> None:
         stamp = Time(nanoseconds=round(now * 1e9)).to_msg()
-        for publisher, robot, (vx, vy, wz) in zip(
-            self._cmd, self.fleet.names, result.commands.tolist(), strict=True
-        ):
-            if self.settings.stamped_cmd_vel:
-                message = TwistStamped()
-                message.header.stamp, message.header.frame_id = stamp, f"{robot}/base_link"
-                twist = message.twist
-            else:
-                message = twist = Twist()
-            twist.linear.x, twist.linear.y, twist.angular.z = vx, vy, wz
-            publisher.publish(message)
+        for robot, velocities in zip(self.fleet.names, self.fleet.commands.tolist(), strict=True):
+            self.wheels.send(robot, stamp, *velocities)
 
-    def _stop_wheels(self) -> None:
-        if self.fleet is not None:
+    def stand(self) -> None:
+        """Command standstill at once, not in the next control period."""
+        if self.fleet is not None and self._active:
             self.fleet.commands[:] = 0.0
-            self._publish_commands(Tick(self.fleet.commands, [], None), self.now())
+            self._command(self.now())
 
-    def _publish_state(self, now: float | None = None) -> None:
-        if self.fleet is not None:
-            now = self.now() if now is None else now
-            self._state.publish(conversions.state_message(self.fleet, self._header(now), now, self.rejected))
+    def _publish_state(self, now: float) -> None:
+        header = self._header(now)
+        self._state.publish(conversions.state_message(self.fleet, header, now, self.journal.refusals))
 
-    def _publish_health(self) -> None:
+    def _publish_state_and_markers(self) -> None:
         if self.fleet is None:
             return
         now = self.now()
-        message = conversions.diagnostics(
-            self.fleet, self._header(now), now, self._decision_ms, self.rejected
-        )
-        self._diagnostics.publish(message)
-        self._navigate.feedback(self.fleet)
+        self._publish_state(now)
+        if self._markers.get_subscription_count():
+            self._markers.publish(markers(self.fleet, self._vetoed, self._header(now), now))
+        self._vetoed.clear()
+
+    def _publish_health(self) -> None:
+        if self.fleet is not None:
+            now = self.now()
+            self._diagnostics.publish(self._health.message(self.fleet, self._header(now), now))
+            self._navigate.feedback(self.fleet)
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is interrupted; the last thing it sends is a standstill for every robot."""
+    """Run the node until it is interrupted; the last thing it sends is a standstill for every robot.
+
+    Returns:
+        0 after an interrupt, ``UNCONFIGURED`` where parameter ``autostart`` is set and the node cannot configure.
+    """
     # With rclpy's own handlers the context would be gone before the robots could be told to stop.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -382,8 +414,11 @@ def main(args: list[str] | None = None) -> int:
     node = FleetNode()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    code = 0
     try:
-        while rclpy.ok():
+        if node.get_parameter("autostart").value and not node.start():
+            code = UNCONFIGURED
+        while rclpy.ok() and not code:
             executor.spin_once(timeout_sec=0.5)  # returns to Python, where signals are noticed
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
@@ -391,13 +426,11 @@ def main(args: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing may interrupt the standstill below
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if node._active and rclpy.ok():
-            node._stop_wheels()
-            for publisher in node._cmd:
-                if not publisher.wait_for_all_acked(Duration(seconds=0.5)):
-                    break  # a robot that is gone; no use waiting for each of many
+            node.stand()
+            node.wheels.flush(0.5)
         node.destroy_node()
         rclpy.try_shutdown()
-    return 0
+    return code
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from marlgpt_msgs.action import Navigate
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.lifecycle import LifecycleNode
@@ -11,7 +12,8 @@ from rclpy.task import Future
 
 from marlgpt_policy.cost_to_go import UNREACHABLE
 from marlgpt_policy.fleet import Fleet, GoalError
-from marlgpt_policy.nodes.conversions import planar
+from marlgpt_policy.nodes.intake import check_frame, position
+from marlgpt_policy.nodes.journal import Journal, short
 
 
 class _Order:
@@ -26,9 +28,11 @@ class _Order:
 class NavigateServer:
     """Serves the action on top of a fleet that may not exist yet."""
 
-    def __init__(self, node: LifecycleNode, fleet: Callable[[], Fleet | None], map_frame: str) -> None:
+    def __init__(
+        self, node: LifecycleNode, fleet: Callable[[], Fleet | None], map_frame: str, journal: Journal
+    ) -> None:
         """Create the action server on ``node``; ``fleet`` returns the fleet while it can take goals."""
-        self._node, self._fleet, self._map_frame = node, fleet, map_frame
+        self._fleet, self._map_frame, self._journal = fleet, map_frame, journal
         self._orders: list[_Order] = []
         self._server = ActionServer(
             node, Navigate, "fleet/navigate", self._execute,
@@ -48,42 +52,48 @@ class NavigateServer:
         """Remove the server; nothing runs any more after :meth:`abort_all`."""
         self._server.destroy()
 
-    def _refuse(self, reason: str) -> GoalResponse:
-        self._node.get_logger().error(f"fleet/navigate: {reason}")
+    def _refuse(self, reason: str, text: str) -> GoalResponse:
+        self._journal.reject("navigate", f"fleet/navigate: refused: {text}", reason)
         return GoalResponse.REJECT
 
     def _accept(self, goal: Navigate.Goal) -> GoalResponse:
         fleet = self._fleet()
         if fleet is None:
-            return self._refuse("refused: the fleet is not active or has no map yet")
+            return self._refuse("inactive", "the fleet is not active or has no map yet")
         if len(goal.robots) != len(goal.goals) or not goal.robots:
             return self._refuse(
-                f"refused: {len(goal.robots)} robots and {len(goal.goals)} goals; give one goal each"
+                "numbers", f"{len(goal.robots)} robots and {len(goal.goals)} goals; give one goal each"
             )
+        if len(goal.robots) > len(fleet.names) or len(set(goal.robots)) != len(goal.robots):
+            return self._refuse("twice", f"{len(goal.robots)} robots, some of them named twice")
         unknown = [name for name in goal.robots if name not in fleet.names]
-        if unknown or len(set(goal.robots)) != len(goal.robots):
-            return self._refuse(f"refused: unknown or repeated robots {unknown or goal.robots}")
+        if unknown:
+            return self._refuse("unknown", f"unknown robots {short(unknown)}")
         for name, pose in zip(goal.robots, goal.goals, strict=True):
-            if pose.header.frame_id not in ("", self._map_frame):
-                return self._refuse(
-                    f"refused: goal of '{name}' is in frame '{pose.header.frame_id}', not the map's"
-                )
             try:
-                fleet.goal_cell(fleet.names.index(name), pose.pose.position.x, pose.pose.position.y)
+                check_frame(pose.header.frame_id, self._map_frame)
+                fleet.goal_cell(fleet.names.index(name), *position(pose.pose))
             except GoalError as error:
-                return self._refuse(f"refused: {error}")
+                return self._refuse("goal", str(error))
+            except ValueError as error:
+                return self._refuse("pose", f"goal of '{name}': {error}")
         return GoalResponse.ACCEPT
 
     async def _execute(self, handle) -> Navigate.Result:
         fleet = self._fleet()
         goal = handle.request
+        if fleet is None:  # deactivated since it was accepted
+            handle.abort()
+            return Navigate.Result(
+                robots=list(goal.robots), reached=[False] * len(goal.robots),
+                messages=["the fleet node was deactivated"] * len(goal.robots),
+            )  # fmt: skip
         order = _Order(handle, {}, Future())
         for name, pose in zip(goal.robots, goal.goals, strict=True):
             index = fleet.names.index(name)
             try:
-                x, y, _ = planar(pose.pose)
-                order.wanted[index] = tuple(int(v) for v in fleet.set_goal(index, x, y))
-            except (GoalError, ValueError) as error:
+                order.wanted[index] = tuple(int(v) for v in fleet.set_goal(index, *position(pose.pose)))
+            except ValueError as error:
                 order.messages[index] = str(error)
         self._orders.append(order)
         await order.future
@@ -126,6 +136,17 @@ class NavigateServer:
                 self._finish(order, "")
             if order.future.done():
                 self._orders.remove(order)
+
+    def replace_map(self, fleet: Fleet, before: np.ndarray) -> None:
+        """The map was replaced: goals int[n, 2] ``before`` are now ``fleet.goals``, or dropped."""
+        for order in self._orders:
+            for i, cell in order.wanted.items():
+                if i in order.reached or i in order.messages or tuple(before[i]) != cell:
+                    continue
+                if fleet.goals[i, 0] >= 0:
+                    order.wanted[i] = tuple(int(v) for v in fleet.goals[i])
+                else:
+                    order.messages[i] = "its goal is not possible on the new map"
 
     def feedback(self, fleet: Fleet) -> None:
         """Publish who is still on the way and how far, in cells."""

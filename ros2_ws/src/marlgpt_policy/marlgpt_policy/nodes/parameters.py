@@ -33,6 +33,7 @@ class Spec:
 
 
 PARAMETERS: dict[str, Spec] = {
+    "autostart": Spec(False, "Whether the node configures and activates itself when its process starts."),
     "robots": Spec(STRINGS, "Names of the robots; each is also the prefix of its topics."),
     "max_robots": Spec(512, "Robots the fleet may have, those that join later included.", 1, 100_000),
     "policy": Spec("", "ONNX policy file; empty for the one shipped with this package."),
@@ -64,11 +65,18 @@ PARAMETERS: dict[str, Spec] = {
         5.0,
     ),
     "pose_timeout": Spec(0.5, "Age in s at which a pose is stale and its robot stops.", 0.02, 60.0),
+    "jump_distance": Spec(
+        0.1,
+        "Metres a pose may lie beyond where the robot can have driven before it is not believed.",
+        0.01,
+        10.0,
+    ),
+    "jump_settle": Spec(4.0, "Seconds for which such poses must agree to be believed.", 0.0, 600.0),
     "step_timeout": Spec(
-        0.6, "Seconds after which the next decision is taken without late robots.", 0.1, 120.0
+        0.6, "Synchronous: seconds after which the next decision is taken without late robots.", 0.1, 120.0
     ),
     "goal_grace": Spec(
-        0.15, "Seconds a decision waits for the next goal of a robot that reached one.", 0.0, 5.0
+        0.15, "Synchronous: seconds a decision waits for the next goal of a robot that reached one.", 0.0, 5.0
     ),
     "arrive_tolerance": Spec(0.03, "Distance in m from a cell's centre that counts as there.", 0.02, 0.5),
     "temperature": Spec(0.2, "Of sampling from the policy; 0 takes the most probable move.", 0.0, 10.0),
@@ -180,6 +188,9 @@ def read(node: LifecycleNode) -> Settings:
         arrive_tolerance=values["arrive_tolerance"],
         temperature=values["temperature"],
         seed=values["seed"],
+        execution=values["execution"],
+        jump_distance=values["jump_distance"],
+        jump_settle=values["jump_settle"],
     )
     return Settings(values, robots, fleet, Path(values["policy"]) if values["policy"] else shipped_policy())
 
