@@ -22,6 +22,8 @@ STALLED_AFTER = 4.0
 """Seconds without progress after which a robot on an edge counts as stalled: more than the longest turn takes."""
 LEAST_PROGRESS = 0.02
 """Share of an edge that counts as progress."""
+BROKEN_FOR = (10.0, 60.0)
+"""Seconds for which a robot that did not obey is not relied on: the first time, doubled each time after, and at most."""
 SLOW = 0.1
 """m/s; below, a robot may begin to turn into its next edge."""
 
@@ -130,6 +132,13 @@ class Edges:
         robots = self.robots
         return robots.moving & (now - robots.progress_time > STALLED_AFTER)
 
+    def note_failures(self, able: np.ndarray, now: float) -> None:
+        """Note robots that stalled although they were ``able`` (bool[n]) to drive on."""
+        robots = self.robots
+        for i in np.flatnonzero(self.stalled(now) & able & (now >= robots.broken_until)).tolist():
+            robots.broken_until[i] = now + min(BROKEN_FOR[1], BROKEN_FOR[0] * 2.0 ** min(robots.failures[i], 8))
+            robots.failures[i] += 1
+
     # Arriving -------------------------------------------------------------------------------------------
 
     def settle(self, fresh: np.ndarray, tolerance: float, now: float) -> None:
@@ -153,6 +162,7 @@ class Edges:
         left = robots.cells[i].copy()
         robots.cells[i] = robots.targets[i]
         robots.edge[i] += 1
+        robots.failures[i] = 0
         robots.returning[i] = False
         robots.leader[i] = -1
         robots.progress[i] = 1.0
@@ -186,7 +196,7 @@ class Edges:
         """Let robots that wait on an edge for one that does not get on drive back to where they came from.
 
         A robot whose own cell has a follower cannot: the follower goes first. A robot that has not left its cell's
-        centre only gives back the cell it was going to, whatever follows it.
+        centre only gives back the cell it was going to, whatever follows it, and so does one that does not obey.
 
         Args:
             fit: bool[n] robots that can drive.
@@ -206,7 +216,8 @@ class Edges:
             away = np.hypot(*(robots.poses[i, :2] - self.grid.centre(robots.cells[i])))
             if not own:
                 continue
-            if followed and away <= tolerance:
+            broken = now < robots.broken_until[i]
+            if (followed or broken) and away <= tolerance:
                 target = robots.targets[i].copy()
                 robots.targets[i] = robots.cells[
                     i

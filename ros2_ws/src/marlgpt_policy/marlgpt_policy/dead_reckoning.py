@@ -1,0 +1,75 @@
+"""Where the commands should have taken each robot: to brake where poses are missing, and to notice poses that lie."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+KEPT = 64
+"""Control periods that are remembered."""
+SHARE = 0.3
+"""A robot may be off its dead reckoning by this share of the way driven; slip and slow wheels are seen as less."""
+
+
+class DeadReckoning:
+    """Sums of what the commands of n robots should have moved them."""
+
+    def __init__(self, n: int) -> None:
+        """Nothing was commanded yet."""
+        self._times = np.full(KEPT, -np.inf)
+        self._moved = np.zeros((KEPT, n, 5))  # sums of x, y, yaw, length of the way, angle turned
+        self._at = 0
+        self._since = np.zeros((n, 5))  # the sums at each robot's last believed pose
+
+    def grow(self, count: int) -> None:
+        """Add ``count`` robots."""
+        self._moved = np.concatenate([self._moved, np.zeros((KEPT, count, 5))], axis=1)
+        self._since = np.vstack([self._since, np.zeros((count, 5))])
+
+    def forget_times(self) -> None:
+        """The clock was set: sums go on, times start anew."""
+        self._times[:] = -np.inf
+
+    def note(self, moved: np.ndarray, now: float) -> None:
+        """Add float[n, 3] (x, y, yaw), grid's frame, m and rad, moved until ``now`` s."""
+        last = self._moved[self._at]
+        self._at = (self._at + 1) % KEPT
+        new = self._moved[self._at]
+        new[:, :3] = last[:, :3] + moved
+        new[:, 3] = last[:, 3] + np.hypot(moved[:, 0], moved[:, 1])
+        new[:, 4] = last[:, 4] + np.abs(moved[:, 2])
+        self._times[self._at] = now
+
+    def believe(self, robot: int, when: float) -> None:
+        """The robot's pose was believed; what it was commanded from ``when`` s on may move it away from there."""
+        self._since[robot] = self._sum(robot, when)
+
+    def _sum(self, robot: int, when: float) -> np.ndarray:
+        order = (self._at + 1 + np.arange(KEPT)) % KEPT  # oldest first
+        place = int(np.searchsorted(self._times[order], when, side="right"))
+        return self._moved[order[max(place - 1, 0)], robot]
+
+    def explains(
+        self, robot: int, before: np.ndarray, pose: np.ndarray, when: float, tolerance: float
+    ) -> bool:
+        """Can the commands have taken the robot to a pose, all of the way or a part of it?
+
+        Args:
+            robot: Its index.
+            before: float[3] the pose (x, y, yaw) believed last.
+            pose: float[3] the pose at ``when`` s.
+            when: s.
+            tolerance: m, and twice as many rad, that poses may be off beside a share of the way driven.
+        """
+        moved = self._sum(robot, when) - self._since[robot]
+        span = moved[:2]
+        offset = pose[:2] - before[:2]
+        along = min(max(float(offset @ span) / max(float(span @ span), 1e-12), 0.0), 1.0)
+        away = math.hypot(*(offset - along * span))
+        turned = (pose[2] - before[2] + math.pi) % (2 * math.pi) - math.pi
+        low, high = min(moved[2], 0.0), max(moved[2], 0.0)
+        beyond = max(low - turned, turned - high, 0.0)
+        if moved[4] > math.pi:
+            beyond = 0.0  # it may have turned all the way round
+        return bool(away <= tolerance + SHARE * moved[3] and beyond <= 2 * tolerance + SHARE * moved[4])
