@@ -46,9 +46,12 @@ class DeadReckoning:
         self._since[robot] = self._sum(robot, when)
 
     def _sum(self, robot: int, when: float) -> np.ndarray:
-        order = (self._at + 1 + np.arange(KEPT)) % KEPT  # oldest first
-        place = int(np.searchsorted(self._times[order], when, side="right"))
-        return self._moved[order[max(place - 1, 0)], robot]
+        at, times = self._at, self._times
+        for _ in range(KEPT - 1):  # what is asked for is mostly a few periods ago
+            if times[at] <= when:
+                break
+            at -= 1  # the oldest follows the first
+        return self._moved[at, robot]
 
     def explains(
         self, robot: int, before: np.ndarray, pose: np.ndarray, when: float, tolerance: float
@@ -62,12 +65,14 @@ class DeadReckoning:
             when: s.
             tolerance: m, and twice as many rad, that poses may be off beside a share of the way driven.
         """
+        x, y = float(pose[0] - before[0]), float(pose[1] - before[1])
+        turned = (float(pose[2] - before[2]) + math.pi) % (2 * math.pi) - math.pi
+        if math.hypot(x, y) <= tolerance and abs(turned) <= 2 * tolerance:
+            return True
         moved = self._sum(robot, when) - self._since[robot]
         span = moved[:2]
-        offset = pose[:2] - before[:2]
-        along = min(max(float(offset @ span) / max(float(span @ span), 1e-12), 0.0), 1.0)
-        away = math.hypot(*(offset - along * span))
-        turned = (pose[2] - before[2] + math.pi) % (2 * math.pi) - math.pi
+        along = min(max((x * span[0] + y * span[1]) / max(float(span @ span), 1e-12), 0.0), 1.0)
+        away = math.hypot(x - along * span[0], y - along * span[1])
         low, high = min(moved[2], 0.0), max(moved[2], 0.0)
         beyond = max(low - turned, turned - high, 0.0)
         if moved[4] > math.pi:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import numba
 import numpy as np
 
 from marlgpt_policy.clearance import DistanceField
@@ -19,6 +20,8 @@ from marlgpt_policy.robots import NO_CELL, Robots
 
 DISPLACED = 0.35
 """Share of a cell's edge that a robot may be beside its way before it counts as off the grid."""
+SAMPLES = 9
+"""Points that stand for a way off the grid, which is a cell long at most."""
 STRAYED = 0.15
 """The same while it docks."""
 
@@ -71,15 +74,10 @@ class Docking:
             return hold
         moving = robots.docked & robots.moving
         for k in off.tolist():
+            moving[k], moves = False, moving[k]
             for start, end in self._ways(k):
-                points = np.linspace(start, end, 9) if (start != end).any() else start[None]
-                for point in points:
-                    now = np.hypot(*(robots.poses[:, :2] - point).T)
-                    gap = distance_to_segment(point, robots.poses[:, :2], ends)
-                    # Whoever is too close already may still drive away.
-                    near = moving & (gap < 2 * self.radius + self.reserve) & (gap < now - 1e-3)
-                    near[k] = False
-                    hold |= near
+                _hold(robots.poses, ends, moving, start, end, 2 * self.radius + self.reserve, hold)
+            moving[k] = moves
         return hold
 
     def _ways(self, i: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -186,7 +184,7 @@ class Docking:
         middle, last = here.copy(), here.copy()
         middle[held] = self.grid.centre(robots.targets[held])
         last[held] = self.grid.centre(robots.ends[held])
-        for point in np.linspace(start, end, 9) if (start != end).any() else start[None]:
+        for point in np.linspace(start, end, SAMPLES) if (start != end).any() else start[None]:
             gap = np.minimum(
                 distance_to_segment(point, here, middle), distance_to_segment(point, middle, last)
             )
@@ -194,7 +192,7 @@ class Docking:
         close &= seen
         for j in self.off_grid().tolist():
             for a, b in self._ways(j):
-                for point in np.linspace(a, b, 9) if (a != b).any() else a[None]:
+                for point in np.linspace(a, b, SAMPLES) if (a != b).any() else a[None]:
                     if distance_to_segment(point, start, end) < 2 * self.radius + 2 * self.reserve:
                         close[j] = True
         # A robot that is closer than that already must be able to drive away.
@@ -212,6 +210,29 @@ class Docking:
         robots.move[i] = 0
         robots.detail[i] = ""
         arrived.append(i)
+
+
+@numba.njit(cache=True)
+def _hold(poses, ends, moving, start, end, reach, hold):
+    """Set ``hold`` for robots whose way to ``ends`` comes within ``reach`` of the segment from start to end.
+
+    Those that are closer already and drive away are left alone.
+    """
+    span_x, span_y = end[0] - start[0], end[1] - start[1]
+    points = 1 if span_x == 0.0 and span_y == 0.0 else SAMPLES
+    for i in range(len(poses)):
+        if not moving[i] or hold[i]:
+            continue
+        way_x, way_y = ends[i, 0] - poses[i, 0], ends[i, 1] - poses[i, 1]
+        length = max(way_x * way_x + way_y * way_y, 1e-12)
+        for k in range(points):
+            share = k / max(points - 1, 1)
+            off_x, off_y = start[0] + share * span_x - poses[i, 0], start[1] + share * span_y - poses[i, 1]
+            along = min(max((off_x * way_x + off_y * way_y) / length, 0.0), 1.0)
+            gap = math.hypot(off_x - along * way_x, off_y - along * way_y)
+            if gap < reach and gap < math.hypot(off_x, off_y) - 1e-3:
+                hold[i] = True
+                break
 
 
 def distance_to_segment(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -136,7 +136,9 @@ class Edges:
         """Note robots that stalled although they were ``able`` (bool[n]) to drive on."""
         robots = self.robots
         for i in np.flatnonzero(self.stalled(now) & able & (now >= robots.broken_until)).tolist():
-            robots.broken_until[i] = now + min(BROKEN_FOR[1], BROKEN_FOR[0] * 2.0 ** min(robots.failures[i], 8))
+            robots.broken_until[i] = now + min(
+                BROKEN_FOR[1], BROKEN_FOR[0] * 2.0 ** min(robots.failures[i], 8)
+            )
             robots.failures[i] += 1
 
     # Arriving -------------------------------------------------------------------------------------------

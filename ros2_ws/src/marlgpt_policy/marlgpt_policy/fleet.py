@@ -491,12 +491,19 @@ class Fleet(Robots):
             return None
         closed = self.docking_places.blocked()
         # Cells that are being left are open to followers, but not those of robots that are not getting on.
-        shut = np.flatnonzero(~fit | ~self.docked | self.edges.stalled(now) | self.returning | (now < self.broken_until))
+        shut = np.flatnonzero(
+            ~fit | ~self.docked | self.edges.stalled(now) | self.returning | (now < self.broken_until)
+        )
         if len(shut):
             closed |= np.isin(self.reservations.holder, shut)
         timed = self.config.execution == "asynchronous"
         decision, members, moves = self.decider.decide(
-            ready, fit & self.docked & (now >= self.broken_until), closed, self.docking_places.in_reach, now, timed
+            ready,
+            fit & self.docked & (now >= self.broken_until),
+            closed,
+            self.docking_places.in_reach,
+            now,
+            timed,
         )
         self.edges.start(members, moves, now)
         self.last_decision = now

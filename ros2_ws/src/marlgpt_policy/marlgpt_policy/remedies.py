@@ -84,14 +84,17 @@ class Detours:
             moves[rows[inside], columns[inside], move] = False
         self._around = CostToGo(moves) if len(cells) else self._plain
 
+    def reachable(self, goal: np.ndarray, cell: np.ndarray) -> bool:
+        """Whether a way around leads from ``cell`` to ``goal``, int[2] each."""
+        if (self.closed == goal).all(axis=1).any():
+            return False
+        return bool(self._around.field(goal)[tuple(cell)] < UNREACHABLE)
+
     def fields(self, goals: np.ndarray, cells: np.ndarray) -> np.ndarray:
         """int32[m, R, C] cost-to-go to ``goals`` int[m, 2]; plain where there is no way around from ``cells``."""
         fields = self._plain.fields(goals)
         if len(self.closed):
-            shut = {tuple(cell) for cell in self.closed.tolist()}
-            for k, (goal, cell) in enumerate(zip(goals.tolist(), cells.tolist(), strict=True)):
-                if tuple(goal) not in shut:
-                    field = self._around.field(goal)
-                    if field[tuple(cell)] < UNREACHABLE:
-                        fields[k] = field
+            for k, (goal, cell) in enumerate(zip(goals, cells, strict=True)):
+                if self.reachable(goal, cell):
+                    fields[k] = self._around.field(goal)
         return fields
