@@ -58,3 +58,11 @@ def test_robots_that_join_and_a_clock_that_is_set():
     reckoning.forget_times()
     reckoning.note(np.zeros((3, 3)), 0.0)
     assert reckoning.explains(0, np.zeros(3), np.array([0.25, 0.0, 0.0]), 0.0, 0.1)
+
+
+def test_what_was_driven_since_a_time_is_interpolated_between_periods():
+    reckoning, now = driven(20, robots=4)
+    times = np.array([now, now - 2.5 * PERIOD, now - 100.0, now + 1.0])
+    moved = reckoning.after(times)[:, 0]
+    np.testing.assert_allclose(moved[[0, 1, 3]], [0.0, 2.5 * 0.025, 0.0], atol=1e-12)
+    assert moved[2] >= 20 * 0.025 - 1e-9

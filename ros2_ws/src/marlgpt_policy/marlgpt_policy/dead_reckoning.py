@@ -41,6 +41,18 @@ class DeadReckoning:
         new[:, 4] = last[:, 4] + np.abs(moved[:, 2])
         self._times[self._at] = now
 
+    def after(self, times: np.ndarray) -> np.ndarray:
+        """float64[n, 3] (x, y, yaw) that each robot should have moved since its time float[n], s, until the last note."""
+        order = (self._at + 1 + np.arange(KEPT)) % KEPT  # oldest first
+        kept, robots = self._times[order], np.arange(len(times))
+        place = np.clip(np.searchsorted(kept, times, side="right") - 1, 0, KEPT - 2)
+        start, end = kept[place], kept[place + 1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = np.nan_to_num((times - start) / (end - start), nan=1.0, posinf=1.0, neginf=0.0)
+        share = np.clip(share, 0.0, 1.0)[:, None]
+        before, then = self._moved[order[place], robots, :3], self._moved[order[place + 1], robots, :3]
+        return self._moved[self._at, :, :3] - before - share * (then - before)
+
     def believe(self, robot: int, when: float) -> None:
         """The robot's pose was believed; what it was commanded from ``when`` s on may move it away from there."""
         self._since[robot] = self._sum(robot, when)

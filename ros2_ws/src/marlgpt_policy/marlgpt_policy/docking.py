@@ -15,7 +15,7 @@ import numpy as np
 
 from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.grid import NavGrid
-from marlgpt_policy.reservations import NOBODY, Reservations
+from marlgpt_policy.reservations import Reservations
 from marlgpt_policy.robots import NO_CELL, Robots
 
 DISPLACED = 0.35
@@ -164,11 +164,11 @@ class Docking:
                     continue
                 if self.distances.along(position, centre) < min(self.radius, self.distances.at(position)):
                     continue
-            holder = self.reservations.of(cell)
+            others = set(self.reservations.queue(cell)) - {i}
             close = self._too_close(i, position, centre)
-            if holder in (NOBODY, i) and not len(close):
+            if not others and not len(close):
                 return cell, ""
-            blockers = set(close.tolist()) | ({holder} - {NOBODY, i})
+            blockers = set(close.tolist()) | others
             self.in_reach[list(blockers)] = True
             names = ", ".join(f"'{self.robots.names[j]}'" for j in sorted(blockers)[:3])
             reason = f"waits for robot {names} to make way"
@@ -195,11 +195,10 @@ class Docking:
                 for point in np.linspace(a, b, SAMPLES) if (a != b).any() else a[None]:
                     if distance_to_segment(point, start, end) < 2 * self.radius + 2 * self.reserve:
                         close[j] = True
-        # A robot that is closer than that already must be able to drive away.
+        # Robots that stand may be as close as they are: whoever drives away from them must be able to.
+        stand = np.where(robots.docked, ~robots.moving, ~robots.docking) & np.isnan(robots.suspect[:, 0])
         apart = np.hypot(*(here - start).T)
-        leaving = (apart < 2 * self.radius + self.reserve) & robots.docked & ~robots.moving
-        leaving &= distance_to_segment(here, start, end) >= apart - 1e-3
-        close &= ~leaving
+        close &= ~(stand & (distance_to_segment(here, start, end) >= apart - 1e-3))
         close[i] = False
         return np.flatnonzero(close)
 

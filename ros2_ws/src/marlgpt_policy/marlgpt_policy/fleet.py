@@ -185,7 +185,7 @@ class Fleet(Robots):
     @property
     def remedies(self) -> dict[str, int]:
         """How often each remedy against getting stuck was used (``remedies.py``)."""
-        counts = dict.fromkeys(("plans", "plan", "sampling", "pibt", "made_way"), 0)
+        counts = dict.fromkeys(("plans", "plan", "sampling", "calmed", "pibt", "made_way"), 0)
         counts |= self.decider.remedies
         return counts | {"plans": self.decider.rescue.count, "turned_back": self.edges.turned_back}
 
@@ -215,8 +215,6 @@ class Fleet(Robots):
         self.suspect[robot] = np.nan
         self.suspect_since[robot] = np.nan
         self.poses[robot] = pose
-        self.driven[robot] = 0.0
-        self.unseen[robot] = False
         self.pose_time[robot] = now
         self.reckoning.believe(robot, now - self._latency() - self.config.control_period)
 
@@ -374,7 +372,7 @@ class Fleet(Robots):
         return Tick(self.commands.copy(), reached, decision)
 
     def _watch_clock(self, now: float) -> None:
-        """Note how late this tick is and how far the last commands have carried robots without a new pose."""
+        """Note how late this tick is and how far commands have carried the robots since their poses were measured."""
         if now < self.last_tick - 1e-6:  # the clock was set back: no pose is known to be recent any more
             self.pose_time[:] = self.progress_time[:] = self.decided[:] = self.recorded[:] = -np.inf
             self.progress_time[:] = now
@@ -390,8 +388,7 @@ class Fleet(Robots):
         self.jitter = max(elapsed - period, 0.98 * self.jitter)
         moved = _displacement(self.poses[:, 2] + self.driven[:, 2], self.commands, elapsed)
         self.reckoning.note(np.nan_to_num(moved), now)
-        self.driven[self.unseen] += moved[self.unseen]
-        self.unseen[:] = self.seen
+        self.driven = self.reckoning.after(self.pose_time)
 
     def status(self, robot: int, now: float) -> tuple[Status, str]:
         """What a robot is doing and, where it stands still for a reason, why."""
@@ -521,16 +518,19 @@ class Fleet(Robots):
         in_the_way = self.docking_places.in_the_way(ends)
         limit_along = np.where(self.docking, 1.0, self.edges.limits())
         edges = np.where(straight, 2.0, 1.0)  # on the way that is tracked
-        # Where a pose is missing, a robot brakes by where its commands have taken it, not by where it was.
+        # A robot brakes by where its commands have taken it since its pose was measured, not by where it was then.
         result = track(
             self.poses + self.driven, self.commands, starts, ends, np.minimum(limit_along / edges, 1.0),
             ~fit | ~active | in_the_way, self.drive, self.limits, self.config.control_period,
             latency=self._latency(), turn_latency=self._turn_latency(),
             arrive_tolerance=self.config.arrive_tolerance,
         )  # fmt: skip
-        measured = (self.driven == 0.0).all(axis=1)  # followers trust in nothing else
-        moving = self.docked & fresh & measured & self.moving
-        self.progress[moving] = np.clip(result.progress[moving] * edges[moving], 0.0, 1.0)
+        moving = self.docked & fresh & self.moving
+        span = ends - starts
+        length = np.maximum((span**2).sum(axis=1), 1e-12)
+        # Followers trust in what was measured and nothing else.
+        along = ((self.poses[:, :2] - starts) * span).sum(axis=1) / length * edges
+        self.progress[moving] = np.clip(along[moving], 0.0, 1.0)
         self.edges.note_progress(now)
         limited = (limit_along < np.minimum(edges, self.progress + 0.1)) | in_the_way
         self.edges.note_failures(fit & self.docked & ~limited, now)

@@ -53,7 +53,6 @@ PER_ROBOT: dict[str, tuple[object, type, int]] = {
     "suspect": (np.nan, np.float64, 3),
     "suspect_since": (np.nan, np.float64, 0),
     "driven": (0.0, np.float64, 3),
-    "unseen": (False, np.bool_, 0),
     "removed": (False, np.bool_, 0),
     "halted": (False, np.bool_, 0),
     "docked": (False, np.bool_, 0),
@@ -100,8 +99,7 @@ class Robots:
         pose_time: float64[n] its time, s.
         suspect: float64[n, 3] newest pose where it lies too far from the trusted one to be true; NaN otherwise.
         suspect_since: float64[n] when such poses began, s.
-        driven: float64[n, 3] what commands since the last pose should have moved the robot, m and rad.
-        unseen: bool[n] no new pose since the last tick.
+        driven: float64[n, 3] what commands since the last pose was measured should have moved the robot, m and rad.
         removed: bool[n] taken out of the fleet.
         halted: bool[n] stopped until resumed.
         docked: bool[n] on the grid: at a cell's centre or on its edge.

@@ -26,16 +26,10 @@ MARGIN = 0.14
 LATENCY = 0.2
 """s; at least the bases' command timeout, so that a lost command cannot carry a robot too far."""
 PHYSICS_STEPS = 2
-OPERATOR_RATES = {
-    "goal_replaced": 6.0,
-    "goal_cancelled": 3.0,
-    "robot_stopped": 3.0,
-    "fleet_stopped": 0.5,
-    "process_killed": 0.5,
-    "map_replaced": 0.5,
-    "corrupt_model": 0.5,
-}
-"""What operators and processes do, per robot and hour."""
+ROBOT_EVENTS = {"goal_replaced": 6.0, "goal_cancelled": 3.0, "robot_stopped": 3.0}
+"""What operators do, per robot and hour."""
+FLEET_EVENTS = {"fleet_stopped": 6.0, "process_killed": 6.0, "map_replaced": 6.0, "corrupt_model": 6.0}
+"""What operators and processes do, per fleet and hour."""
 DOWN_TIME = (0.5, 3.0)
 """s between the death of the fleet's process and its successor's first period."""
 STOP_TIME = (2.0, 20.0)
@@ -56,7 +50,8 @@ class SoakRun:
         map: Where it drives.
         robots: How many.
         policy: ONNX policy file.
-        rate: Faults of each kind per robot and hour.
+        rate: Faults of each kind per robot and hour; at 6, operators do what is in ``ROBOT_EVENTS`` and
+            ``FLEET_EVENTS``, otherwise in proportion.
         seed: Of everything random.
         execution: As in ``FleetConfig``.
     """
@@ -79,6 +74,7 @@ class SoakRun:
         )  # fmt: skip
         self.faults = Faults(self.world, all_faults(rate), seed, LATENCY, self.grid.centre(self.cells))
         self.counts: Counter[str] = Counter()
+        self.remedies: Counter[str] = Counter()
         self.survived: Counter[str] = Counter()
         self.given = self.reached = self.taken_back = 0
         self.goals: dict[int, tuple[float, float]] = {}
@@ -124,8 +120,9 @@ class SoakRun:
             _, kind, robot = event
             self.fleet.resume(robot if kind == "robot_stopped" else None)
             self.survived[kind] += 1
-        share = self.rate / 6.0 * len(self.bodies) * dt / 3600.0
-        for kind, rate in OPERATOR_RATES.items():
+        share = self.rate / 6.0 * dt / 3600.0
+        each = {kind: rate * len(self.bodies) for kind, rate in ROBOT_EVENTS.items()} | FLEET_EVENTS
+        for kind, rate in each.items():
             if self.random.random() < rate * share:
                 self.counts[kind] += 1
                 getattr(self, f"_{kind}")(int(self.random.integers(len(self.bodies))), now)
@@ -190,6 +187,7 @@ class SoakRun:
             if self._alive_from:
                 halted = self.fleet.halted.copy()
                 stopped = self.fleet.stopped
+                self.remedies.update(self.fleet.remedies)
                 self.fleet = self._new_fleet()
                 self.fleet.halted[:], self.fleet.stopped = halted, stopped
                 self._alive_from = 0.0
@@ -230,7 +228,8 @@ class SoakRun:
             self.starved[i] += dt
             if self.starved[i] > self.longest:
                 self.longest = float(self.starved[i])
-                self.longest_of = f"robot_{i} at {tuple(cell.tolist())}, goal {tuple(goal.tolist())}, t = {self.faults.time:.0f} s"
+                way = f"at {tuple(cell.tolist())}, goal {tuple(goal.tolist())}"
+                self.longest_of = f"robot_{i} {way}, t = {self.faults.time:.0f} s"
 
     def run(self, minutes: float, each: Any = None) -> dict[str, Any]:
         """Simulate; the results."""
@@ -248,7 +247,7 @@ class SoakRun:
         faults = {}
         for kind, (begun, active) in self.faults.counts.items():
             faults[kind] = {"injected": begun, "survived": begun - active}
-        for kind in OPERATOR_RATES:
+        for kind in (*ROBOT_EVENTS, *FLEET_EVENTS):
             faults[kind] = {"injected": self.counts[kind], "survived": self.survived[kind]}
         open_goals = len(self.goals)
         lost = self.given - self.reached - self.taken_back - open_goals
@@ -274,7 +273,7 @@ class SoakRun:
                 "open": open_goals, "lost": lost,
             },
             "problems": self.problems,
-            "remedies": self.fleet.remedies,
+            "remedies": dict(self.remedies + Counter(self.fleet.remedies)),
             "states_at_the_end": dict(states),
             "faults": faults,
         }  # fmt: skip
