@@ -2,49 +2,15 @@
 
 import numpy as np
 import pytest
+from fleet_sim import PERIOD, RADIUS, Sim, Stub, arena, at_cells, hall
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.fleet import Fleet, FleetConfig, GoalError, RobotConfig, Status
 from marlgpt_policy.grid import build_grid
-from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.occupancy import OccupancyMap
-from marlgpt_policy.policy import PolicyOutput
-from marlgpt_policy.tracker import Drive, MotionLimits
+from marlgpt_policy.tracker import Drive
 from marlgpt_sim.spawn import place_robots
 from marlgpt_sim.world import FleetWorld
-
-RADIUS = 0.22
-PERIOD = 0.05
-LIMITS = MotionLimits(1.0, 2.5, 2.0, 5.0)
-
-
-class Stub:
-    """Called like OnnxPolicy; prefers moves that bring a robot closer to its goal, or anything at all."""
-
-    provider, name, layout = "StubProvider", "stub", POGEMA_LAYOUT
-
-    def __init__(self, random_seed=None):
-        self.random = None if random_seed is None else np.random.default_rng(random_seed)
-
-    def __call__(self, values, valid, action_mask):
-        n = len(values)
-        logits = np.full((n, 20), -1e9, dtype=np.float32)
-        if self.random is None:
-            logits[:, :5] = np.pad(30 * values[:, 135:139], ((0, 0), (1, 0)))
-        else:
-            logits[:, :5] = self.random.normal(scale=2.0, size=(n, 5))
-        logits[~action_mask] = -1e9
-        shown = np.exp(logits[:, :5].astype(np.float64) - logits[:, :5].max(axis=1, keepdims=True))
-        probabilities = (shown / shown.sum(axis=1, keepdims=True)).astype(np.float32)
-        return PolicyOutput(logits, np.zeros((n, 20), np.float32), probabilities)
-
-
-def arena(rows, cols):
-    """An empty hall that holds rows x cols cells."""
-    cell, body = 14, 11  # pixels: 0.7 m is the smallest cell for this radius, 0.55 m holds robot and margin
-    empty = np.zeros(((rows - 1) * cell + body, (cols - 1) * cell + body), dtype=bool)
-    return OccupancyMap(empty, empty, 0.05, (0.0, 0.0, 0.0))
 
 
 def boxes(seed):
@@ -56,81 +22,6 @@ def boxes(seed):
         occupied[r : r + h, c : c + w] = True
     origin = (*random.normal(size=2), random.uniform(-3, 3))
     return OccupancyMap(occupied, np.zeros_like(occupied), 0.05, origin)
-
-
-class Sim:
-    """A fleet and its plant; some robots can be made deaf (to commands) or silent (no poses)."""
-
-    def __init__(self, map, poses, policy=None, drive=Drive.DIFFERENTIAL, noise=0.0, seed=0, **config):
-        self.grid = build_grid(map, RADIUS)
-        n = len(poses)
-        drives = np.broadcast_to(drive, n)
-        robots = [RobotConfig(f"r{i}", RADIUS, Drive(drives[i]), LIMITS) for i in range(n)]
-        config = FleetConfig(control_period=PERIOD, seed=seed, **{"temperature": 0.0, **config})
-        self.fleet = Fleet(self.grid, policy or Stub(), robots, config, DistanceField(map))
-        self.world = FleetWorld(
-            map, poses, RADIUS, drives, LIMITS.as_row(), seed, pose_noise_xy=noise, pose_noise_yaw=noise
-        )
-        self.deaf, self.silent, self.time = set(), set(), 0.0
-
-    def go(self, robot, cell):
-        self.fleet.set_goal(robot, *self.grid.centre(np.array(cell)))
-
-    def tick(self):
-        """One control period; returns the tick after the plant has obeyed it."""
-        measured = self.world.measured_poses()
-        for i, pose in enumerate(measured):
-            if i not in self.silent:
-                self.fleet.update_pose(i, *pose, self.time)
-        result = self.fleet.tick(self.time)
-        assert np.isfinite(result.commands).all()
-        self.check_cells()
-        obeyed = result.commands.copy()
-        obeyed[list(self.deaf)] = 0.0
-        for _ in range(5):
-            self.world.step(obeyed, PERIOD / 5)
-        self.time += PERIOD
-        return result
-
-    def check_cells(self):
-        """No two robots end in one cell; where each ends is held by itself or by one that is coupled to it."""
-        fleet = self.fleet
-        for i in np.flatnonzero(fleet.cells[:, 0] >= 0):
-            holder = fleet.reservations.holder[tuple(fleet.ends[i])]
-            assert holder == i or i in (fleet.leader[holder], fleet.next_leader[holder])
-        held = [tuple(fleet.ends[i]) for i in range(len(fleet)) if fleet.reservations.of(fleet.ends[i]) == i]
-        assert len(set(held)) == len(held)
-
-    def run(self, seconds, after=None):
-        """Run; `after(result)` returning True ends it early. Returns all ticks."""
-        ticks = []
-        for _ in range(round(seconds / PERIOD)):
-            ticks.append(self.tick())
-            if after is not None and after(ticks[-1]):
-                break
-        return ticks
-
-    def assert_untouched(self):
-        assert self.world.contacts == []
-        assert (self.world.wall_gaps() > 0).all()
-        assert self.world.min_separation > 0
-
-    def status(self, robot):
-        return self.fleet.status(robot, self.time)[0]
-
-
-def at_cells(map, *cells):
-    """Poses float64[n, 3] at cell centres, looking along +x."""
-    grid = build_grid(map, RADIUS)
-    return np.array([[*grid.centre(np.array(cell)), 0.0] for cell in cells])
-
-
-def hall(*cells, size=(3, 5), **options):
-    """Robots on cells of an empty hall."""
-    map = arena(*size)
-    sim = Sim(map, at_cells(map, *cells), **options)
-    assert sim.grid.shape == size
-    return sim
 
 
 # Nobody touches anything ---------------------------------------------------------------------------------

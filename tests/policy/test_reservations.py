@@ -1,4 +1,4 @@
-"""Reservations: one holder per cell, and no way to take what another one holds."""
+"""Reservations: one holder per cell, claims in order, and no way to take what another one holds."""
 
 import numpy as np
 import pytest
@@ -7,20 +7,19 @@ from hypothesis import strategies as st
 from marlgpt_policy.reservations import NOBODY, ReservationError, Reservations
 
 CALLS = st.tuples(
-    st.sampled_from(["acquire", "release", "hand_over"]),
+    st.sampled_from(["acquire", "follow", "leave", "give_back", "release_all"]),
     st.tuples(st.integers(0, 1), st.integers(0, 1)),
     st.integers(0, 2),
     st.integers(0, 2),
 )
 
 
-def test_acquire_and_release():
+def test_acquire_and_leave():
     held = Reservations((2, 3))
     assert (held.holder == NOBODY).all()
     held.acquire(np.array([1, 2]), 4)
-    held.acquire(np.array([1, 2]), 4)
-    assert held.holder[1, 2] == 4
-    held.release(np.array([1, 2]), 4)
+    assert held.holder[1, 2] == held.of((1, 2)) == 4
+    held.leave(np.array([1, 2]), 4)
     assert (held.holder == NOBODY).all()
 
 
@@ -32,23 +31,57 @@ def test_a_held_cell_cannot_be_taken_and_the_error_names_both():
     assert held.holder[0, 1] == 0
 
 
-def test_only_the_holder_can_release():
+def test_only_who_has_a_claim_can_leave_and_only_the_holder_can_give_back():
     held = Reservations((2, 3))
     held.acquire((0, 1), 0)
-    for robot, cell in ((1, (0, 1)), (0, (0, 0))):
-        with pytest.raises(ReservationError, match=f"robot {robot} does not hold"):
-            held.release(cell, robot)
-    assert held.holder[0, 1] == 0
+    held.follow((0, 1), 0, 1)
+    for robot, cell in ((2, (0, 1)), (0, (0, 0))):
+        with pytest.raises(ReservationError, match=f"robot {robot} has no claim"):
+            held.leave(cell, robot)
+    with pytest.raises(ReservationError, match="robot 0 does not hold"):
+        held.give_back((0, 1), 0)
+    assert held.queue((0, 1)) == [0, 1]
 
 
-def test_hand_over_passes_the_cell_on():
+def test_a_cell_that_a_follower_gives_back_belongs_to_whoever_is_still_in_it():
     held = Reservations((2, 3))
     held.acquire((0, 1), 0)
-    held.hand_over((0, 1), 0, 1)
-    assert held.holder[0, 1] == 1
+    held.follow((0, 1), 0, 1)
+    held.follow((0, 1), 1, 2)
+    held.give_back((0, 1), 2)
+    assert held.of((0, 1)) == 1, "the last one that has not left"
+    held.leave((0, 1), 1)
+    assert held.of((0, 1)) == 0
     with pytest.raises(ReservationError):
-        held.hand_over((0, 1), 0, 2)
-    assert held.holder[0, 1] == 1
+        held.follow((0, 1), 1, 2)
+
+
+def test_a_robot_that_turns_round_claims_its_cell_twice():
+    held = Reservations((2, 3))
+    held.acquire((0, 1), 0)
+    held.acquire((0, 1), 0)
+    held.leave((0, 1), 0)
+    assert held.of((0, 1)) == 0
+    held.give_back((0, 1), 0)
+    assert held.of((0, 1)) == NOBODY
+
+
+def check(model, call, cell, a, b):
+    """Whether the call is allowed, its arguments, and the queues after it."""
+    queue = model.get(cell, [])
+    holder = queue[-1] if queue else None
+    if call == "acquire":
+        return holder in (None, a), (cell, a), {**model, cell: [*queue, a]}
+    if call == "follow":
+        return holder == a, (cell, a, b), {**model, cell: [*queue, b]}
+    if call == "leave":
+        rest = list(queue)
+        if a in rest:
+            rest.remove(a)
+        return a in queue, (cell, a), {**model, cell: rest}
+    if call == "give_back":
+        return holder == a, (cell, a), {**model, cell: queue[:-1]}
+    return True, (a,), {key: [robot for robot in value if robot != a] for key, value in model.items()}
 
 
 @settings(max_examples=200, deadline=None)
@@ -56,20 +89,15 @@ def test_hand_over_passes_the_cell_on():
 def test_any_sequence_agrees_with_a_dictionary_and_refusals_change_nothing(calls):
     held, model = Reservations((2, 2)), {}
     for call, cell, a, b in calls:
-        if call == "acquire":
-            allowed, args = model.get(cell, a) == a, (cell, a)
-            after = {**model, cell: a}
-        elif call == "release":
-            allowed, args = model.get(cell) == a, (cell, a)
-            after = {key: value for key, value in model.items() if key != cell}
-        else:
-            allowed, args = model.get(cell) == a, (cell, a, b)
-            after = {**model, cell: b}
+        allowed, args, after = check(model, call, cell, a, b)
         if allowed:
             getattr(held, call)(*args)
             model = after
         else:
             with pytest.raises(ReservationError):
                 getattr(held, call)(*args)
-        found = {tuple(c): held.holder[tuple(c)] for c in np.argwhere(held.holder != NOBODY).tolist()}
-        assert found == model
+        for r in range(2):
+            for c in range(2):
+                queue = model.get((r, c), [])
+                assert held.queue((r, c)) == queue
+                assert held.holder[r, c] == (queue[-1] if queue else NOBODY)

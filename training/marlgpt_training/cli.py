@@ -20,6 +20,7 @@ COMMANDS = {
     ),
     "import-checkpoint": ("marlgpt_training.published", "convert the published MARL-GPT checkpoint"),
     "model-card": ("marlgpt_training.model_card", "write the model card of a policy from its evaluations"),
+    "soak": ("marlgpt_sim.soak", "drive simulated fleets for many robot-hours with all faults mixed"),
     "map": (
         "marlgpt_sim.map_command",
         "convert a map_server map into the grid a robot can drive, with a picture",

@@ -13,12 +13,24 @@ from marlgpt_policy.encoders import pogema
 from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy import OnnxPolicy, PolicyOutput, choose
-from marlgpt_policy.remedies import FIRST, NONE, PIBT, Detours, rungs, shortest
+from marlgpt_policy.remedies import (
+    CALM_AFTER,
+    CALM_RADIUS,
+    FIRST,
+    MOST_CALM,
+    NONE,
+    PIBT,
+    Detours,
+    rungs,
+    shortest,
+)
 from marlgpt_policy.rescue import PLANNED, Rescue, compile_search
 from marlgpt_policy.reservations import Reservations
 from marlgpt_policy.robots import Robots
 from marlgpt_policy.shield import move_worth, rank_moves, resolve
 
+PACE = 2.0
+"""By the clock, a robot counts this many steps in the time it takes for one: people watch it stand."""
 REMEDY_NAMES = {1: "sampling", 2: "pibt", 3: "plan"}
 LONGEST_STEP = 3.0
 """Most steps that one decision counts as waited, however long ago the robot's last one was."""
@@ -88,6 +100,7 @@ class Decider:
         self.patience = Patience(len(robots))
         self.rescue = Rescue(costs, len(robots))
         self.detours = Detours(costs)
+        self._calm_waited = self._impatient = 0
         compile_search()
 
     def grow(self, count: int) -> None:
@@ -120,6 +133,8 @@ class Decider:
         robots = self.robots
         started = time.perf_counter()
         ready = ready & ~self._held_by_plans(ready, fit)
+        if timed:
+            ready &= ~self._calmed(ready, fit)
         ends = robots.ends
         # A robot whose cell a follower has taken over is where that follower will be.
         holds = self.reservations.holder[ends[:, 0], ends[:, 1]] == np.arange(len(robots))
@@ -199,9 +214,33 @@ class Decider:
                 plan.waited = 0
         return hold
 
+    def _calmed(self, ready: np.ndarray, fit: np.ndarray) -> np.ndarray:
+        """bool[n] robots that wait until all around the robot that is stuck the longest stand, to decide with it.
+
+        While others are under way nobody can be pushed far, and no joint plan finds room.
+        """
+        robots = self.robots
+        hold = np.zeros(len(robots), dtype=bool)
+        stuck = np.where(fit & (robots.goals[:, 0] >= 0), self.patience.idle, 0.0)
+        first = int(stuck.argmax())
+        if stuck[first] < CALM_AFTER or self._impatient > 0:
+            self._impatient = max(self._impatient - 1, 0)
+            return hold
+        ends = robots.ends
+        zone = fit & (np.abs(ends - ends[first]).sum(axis=1) <= CALM_RADIUS) & (ends[:, 0] >= 0)
+        if ready[zone].all():
+            self._calm_waited = 0
+            self.remedies["calmed"] += 1
+            return hold
+        self._calm_waited += 1
+        if self._calm_waited > MOST_CALM:
+            self._calm_waited, self._impatient = 0, MOST_CALM
+            return hold
+        return zone
+
     def _steps_since(self, members: np.ndarray, now: float) -> np.ndarray:
         """float[m] steps since each robot's last decision."""
-        since = (now - self.robots.decided[members]) / self.step_time
+        since = (now - self.robots.decided[members]) / (self.step_time / PACE)
         return np.clip(np.where(np.isfinite(since), since, 1.0), 0.0, LONGEST_STEP)
 
     def _record(

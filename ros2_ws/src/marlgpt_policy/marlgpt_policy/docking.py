@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import math
 
+import numba
 import numpy as np
 
 from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.grid import NavGrid
-from marlgpt_policy.reservations import NOBODY, Reservations
+from marlgpt_policy.reservations import Reservations
 from marlgpt_policy.robots import NO_CELL, Robots
 
 DISPLACED = 0.35
 """Share of a cell's edge that a robot may be beside its way before it counts as off the grid."""
+SAMPLES = 9
+"""Points that stand for a way off the grid, which is a cell long at most."""
 STRAYED = 0.15
 """The same while it docks."""
 
@@ -50,10 +53,14 @@ class Docking:
         robots = self.robots
         return np.flatnonzero(robots.seen & (~robots.docked | np.isfinite(robots.suspect[:, 0])))
 
-    def blocked(self) -> np.ndarray:
-        """bool[R, C] cells that no robot may enter because one off the grid stands or docks near them."""
+    def blocked(self, only: np.ndarray | None = None) -> np.ndarray:
+        """bool[R, C] cells that no robot may enter because one off the grid stands or docks near them.
+
+        ``only`` bool[n] leaves out the others.
+        """
         blocked = np.zeros(self.grid.free.shape, dtype=bool)
-        for i in self.off_grid().tolist():
+        off = self.off_grid()
+        for i in (off if only is None else off[only[off]]).tolist():
             for start, end in self._ways(i):
                 blocked |= self._near(start, end)
         return blocked
@@ -67,15 +74,10 @@ class Docking:
             return hold
         moving = robots.docked & robots.moving
         for k in off.tolist():
+            moving[k], moves = False, moving[k]
             for start, end in self._ways(k):
-                points = np.linspace(start, end, 9) if (start != end).any() else start[None]
-                for point in points:
-                    now = np.hypot(*(robots.poses[:, :2] - point).T)
-                    gap = distance_to_segment(point, robots.poses[:, :2], ends)
-                    # Whoever is too close already may still drive away.
-                    near = moving & (gap < 2 * self.radius + self.reserve) & (gap < now - 1e-3)
-                    near[k] = False
-                    hold |= near
+                _hold(robots.poses, ends, moving, start, end, 2 * self.radius + self.reserve, hold)
+            moving[k] = moves
         return hold
 
     def _ways(self, i: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -162,11 +164,11 @@ class Docking:
                     continue
                 if self.distances.along(position, centre) < min(self.radius, self.distances.at(position)):
                     continue
-            holder = self.reservations.of(cell)
+            others = set(self.reservations.queue(cell)) - {i}
             close = self._too_close(i, position, centre)
-            if holder in (NOBODY, i) and not len(close):
+            if not others and not len(close):
                 return cell, ""
-            blockers = set(close.tolist()) | ({holder} - {NOBODY, i})
+            blockers = set(close.tolist()) | others
             self.in_reach[list(blockers)] = True
             names = ", ".join(f"'{self.robots.names[j]}'" for j in sorted(blockers)[:3])
             reason = f"waits for robot {names} to make way"
@@ -182,7 +184,7 @@ class Docking:
         middle, last = here.copy(), here.copy()
         middle[held] = self.grid.centre(robots.targets[held])
         last[held] = self.grid.centre(robots.ends[held])
-        for point in np.linspace(start, end, 9) if (start != end).any() else start[None]:
+        for point in np.linspace(start, end, SAMPLES) if (start != end).any() else start[None]:
             gap = np.minimum(
                 distance_to_segment(point, here, middle), distance_to_segment(point, middle, last)
             )
@@ -190,14 +192,13 @@ class Docking:
         close &= seen
         for j in self.off_grid().tolist():
             for a, b in self._ways(j):
-                for point in np.linspace(a, b, 9) if (a != b).any() else a[None]:
+                for point in np.linspace(a, b, SAMPLES) if (a != b).any() else a[None]:
                     if distance_to_segment(point, start, end) < 2 * self.radius + 2 * self.reserve:
                         close[j] = True
-        # A robot that is closer than that already must be able to drive away.
+        # Robots that stand may be as close as they are: whoever drives away from them must be able to.
+        stand = np.where(robots.docked, ~robots.moving, ~robots.docking) & np.isnan(robots.suspect[:, 0])
         apart = np.hypot(*(here - start).T)
-        leaving = (apart < 2 * self.radius + self.reserve) & robots.docked & ~robots.moving
-        leaving &= distance_to_segment(here, start, end) >= apart - 1e-3
-        close &= ~leaving
+        close &= ~(stand & (distance_to_segment(here, start, end) >= apart - 1e-3))
         close[i] = False
         return np.flatnonzero(close)
 
@@ -208,6 +209,29 @@ class Docking:
         robots.move[i] = 0
         robots.detail[i] = ""
         arrived.append(i)
+
+
+@numba.njit(cache=True)
+def _hold(poses, ends, moving, start, end, reach, hold):
+    """Set ``hold`` for robots whose way to ``ends`` comes within ``reach`` of the segment from start to end.
+
+    Those that are closer already and drive away are left alone.
+    """
+    span_x, span_y = end[0] - start[0], end[1] - start[1]
+    points = 1 if span_x == 0.0 and span_y == 0.0 else SAMPLES
+    for i in range(len(poses)):
+        if not moving[i] or hold[i]:
+            continue
+        way_x, way_y = ends[i, 0] - poses[i, 0], ends[i, 1] - poses[i, 1]
+        length = max(way_x * way_x + way_y * way_y, 1e-12)
+        for k in range(points):
+            share = k / max(points - 1, 1)
+            off_x, off_y = start[0] + share * span_x - poses[i, 0], start[1] + share * span_y - poses[i, 1]
+            along = min(max((off_x * way_x + off_y * way_y) / length, 0.0), 1.0)
+            gap = math.hypot(off_x - along * way_x, off_y - along * way_y)
+            if gap < reach and gap < math.hypot(off_x, off_y) - 1e-3:
+                hold[i] = True
+                break
 
 
 def distance_to_segment(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ the middle one without braking. A cell that a robot is leaving can be taken over
 progress then never exceeds its leader's by more than the slack at which two discs still keep clear. Cells come
 free when the robot has measurably left them. So at any time each cell has one holder, and each pair of robots
 either drives on edges without a common cell, which are a cell apart, or is coupled by progress.
+``tests/policy/test_edges.py`` checks that for random actions, speeds and failures.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ STALLED_AFTER = 4.0
 """Seconds without progress after which a robot on an edge counts as stalled: more than the longest turn takes."""
 LEAST_PROGRESS = 0.02
 """Share of an edge that counts as progress."""
+BROKEN_FOR = (10.0, 60.0)
+"""Seconds for which a robot that did not obey is not relied on: at first, doubled each time after, and at most."""
 SLOW = 0.1
 """m/s; below, a robot may begin to turn into its next edge."""
 
@@ -70,7 +73,7 @@ class Edges:
             if leader == NOBODY:
                 holder.acquire(cell, i)
             else:
-                holder.hand_over(cell, leader, i)
+                holder.follow(cell, leader, i)
             if (robots.next_targets[i] == cell).all():
                 robots.next_leader[i], robots.next_leader_edge[i] = leader, edge
             else:
@@ -130,6 +133,15 @@ class Edges:
         robots = self.robots
         return robots.moving & (now - robots.progress_time > STALLED_AFTER)
 
+    def note_failures(self, able: np.ndarray, now: float) -> None:
+        """Note robots that stalled although they were ``able`` (bool[n]) to drive on."""
+        robots = self.robots
+        for i in np.flatnonzero(self.stalled(now) & able & (now >= robots.broken_until)).tolist():
+            robots.broken_until[i] = now + min(
+                BROKEN_FOR[1], BROKEN_FOR[0] * 2.0 ** min(robots.failures[i], 8)
+            )
+            robots.failures[i] += 1
+
     # Arriving -------------------------------------------------------------------------------------------
 
     def settle(self, fresh: np.ndarray, tolerance: float, now: float) -> None:
@@ -153,6 +165,7 @@ class Edges:
         left = robots.cells[i].copy()
         robots.cells[i] = robots.targets[i]
         robots.edge[i] += 1
+        robots.failures[i] = 0
         robots.returning[i] = False
         robots.leader[i] = -1
         robots.progress[i] = 1.0
@@ -162,23 +175,11 @@ class Edges:
             robots.progress[i] = 0.0
             self._forget_next(i)
         robots.progress_then[i], robots.progress_time[i] = robots.progress[i], now
-        if (left != robots.targets[i]).any():
-            self._leave(left, i)
+        self.reservations.leave(left, i)
 
     def _forget_next(self, i: int) -> None:
         self.robots.next_targets[i] = NO_CELL
         self.robots.next_leader[i] = -1
-
-    def _leave(self, cell: np.ndarray, i: int) -> None:
-        """Take ``cell`` back from robot ``i`` if it holds it; whoever still is in it gets it, else it is free."""
-        if self.reservations.of(cell) != i:
-            return
-        robots = self.robots
-        inside = (robots.cells == cell).all(axis=1) | (robots.targets == cell).all(axis=1)
-        inside[i] = False
-        self.reservations.release(cell, i)
-        if inside.any():
-            self.reservations.acquire(cell, int(np.flatnonzero(inside)[0]))
 
     # Getting out again ----------------------------------------------------------------------------------
 
@@ -186,7 +187,7 @@ class Edges:
         """Let robots that wait on an edge for one that does not get on drive back to where they came from.
 
         A robot whose own cell has a follower cannot: the follower goes first. A robot that has not left its cell's
-        centre only gives back the cell it was going to, whatever follows it.
+        centre only gives back the cell it was going to, whatever follows it, and so does one that does not obey.
 
         Args:
             fit: bool[n] robots that can drive.
@@ -196,23 +197,22 @@ class Edges:
         """
         robots = self.robots
         for i in np.flatnonzero(self.stalled(now) & robots.docked & ~robots.returning).tolist():
-            if robots.next_targets[i, 0] >= 0 and self.reservations.of(robots.targets[i]) == i:
-                self._leave(robots.next_targets[i].copy(), i)
+            own = self.reservations.of(robots.targets[i]) == i
+            if robots.next_targets[i, 0] >= 0 and own:
+                self.reservations.give_back(robots.next_targets[i], i)
                 self._forget_next(i)
             if robots.next_targets[i, 0] >= 0:
                 continue
-            followed = self.reservations.of(robots.cells[i]) != i
+            # After a turn on the spot its own cell may be the one it gave back just now: ask again.
             own = self.reservations.of(robots.targets[i]) == i
+            followed = self.reservations.of(robots.cells[i]) != i
             away = np.hypot(*(robots.poses[i, :2] - self.grid.centre(robots.cells[i])))
             if not own:
                 continue
-            if followed and away <= tolerance and not (fit[i] and not limited[i]):
-                target = robots.targets[i].copy()
-                robots.targets[i] = robots.cells[
-                    i
-                ]  # its edge goes on to exist for the follower, with no progress
-                robots.progress[i] = 0.0
-                self._leave(target, i)
+            if (followed or now < robots.broken_until[i]) and away <= tolerance:
+                self.reservations.give_back(robots.targets[i], i)
+                # For a follower its edge is still there, with no progress.
+                robots.targets[i], robots.progress[i] = robots.cells[i], 0.0
             elif not followed and fit[i] and limited[i]:
                 self.turned_back += 1
                 robots.cells[i], robots.targets[i] = robots.targets[i].copy(), robots.cells[i].copy()

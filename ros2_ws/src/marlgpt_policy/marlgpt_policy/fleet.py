@@ -17,6 +17,7 @@ import numpy as np
 
 from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.dead_reckoning import DeadReckoning
 from marlgpt_policy.deciding import Decider, Decision
 from marlgpt_policy.docking import Docking
 from marlgpt_policy.edges import Edges
@@ -31,12 +32,9 @@ from marlgpt_policy.tracker import APPROACH_PERIODS, track
 
 __all__ = ["Decision", "Fleet", "FleetConfig", "GoalError", "RobotConfig", "Status", "Tick"]
 
-CONTACT_RESERVE = 0.03
-"""Metres between two discs that coupled motion leaves for tracking error and pose noise; half of what the
-cells leave where that is less."""
+RESERVE = 0.5
+"""Share of the gap that cells leave between two robots that coupled motion leaves for errors of tracking and poses."""
 EXECUTIONS = ("asynchronous", "synchronous")
-JUMP_FACTOR = 1.25
-"""A pose may lie this much farther from the last one than the robot's top speed takes it."""
 
 
 class GoalError(ValueError):
@@ -63,8 +61,8 @@ class FleetConfig:
         temperature: Of sampling from the policy; 0 takes the most probable move. Above 0, it rises to 1 for robots
             that get no nearer to their goals (see ``remedies.py``).
         seed: Of sampling and of tie-breaking.
-        jump_distance: A pose this many m (or twice as many rad) farther from the last one than the robot can have
-            driven is not believed: the robot stops.
+        jump_distance: A pose this many m (or twice as many rad) off what the robot's commands explain is not
+            believed: the robot stops.
         jump_settle: Seconds for which such poses must agree to be believed after all.
     """
 
@@ -141,13 +139,14 @@ class Fleet(Robots):
         self.last_decision = -np.inf
         self.last_reached = -np.inf
         self.jumps = 0
+        self.reckoning = DeadReckoning(len(robots))
         self._set_grid(grid, policy, distances)
 
     def _set_grid(self, grid: NavGrid, policy: OnnxPolicy, distances: DistanceField | None) -> None:
         radius = max(robot.radius for robot in self.robots)
         spare = _spare(grid, radius)
         self.radius, self.grid, self.distances = radius, grid, distances
-        self.reserve = min(CONTACT_RESERVE, spare / 2)
+        self.reserve = RESERVE * spare
         # Fraction of an edge that a follower may be ahead of its leader: behind a leader that turns away the
         # closest approach is cell * (1 - slack) / sqrt(2), behind one that drives straight cell * (1 - slack).
         body = 2 * radius + self.reserve
@@ -186,7 +185,7 @@ class Fleet(Robots):
     @property
     def remedies(self) -> dict[str, int]:
         """How often each remedy against getting stuck was used (``remedies.py``)."""
-        counts = dict.fromkeys(("plans", "plan", "sampling", "pibt", "made_way"), 0)
+        counts = dict.fromkeys(("plans", "plan", "sampling", "calmed", "pibt", "made_way"), 0)
         counts |= self.decider.remedies
         return counts | {"plans": self.decider.rescue.count, "turned_back": self.edges.turned_back}
 
@@ -206,7 +205,8 @@ class Fleet(Robots):
         if self.removed[robot]:
             return
         pose = np.array((x, y, yaw))
-        if np.isfinite(self.poses[robot, 0]) and not self._plausible(robot, self.poses[robot], pose, now):
+        known, tolerance = np.isfinite(self.poses[robot, 0]), self.config.jump_distance
+        if known and not self.reckoning.explains(robot, self.poses[robot], pose, now, tolerance):
             settled = self._suspect(robot, pose, now)
             if not settled:
                 return
@@ -215,24 +215,8 @@ class Fleet(Robots):
         self.suspect[robot] = np.nan
         self.suspect_since[robot] = np.nan
         self.poses[robot] = pose
-        self.driven[robot] = 0.0
-        self.unseen[robot] = False
         self.pose_time[robot] = now
-
-    def _plausible(self, robot: int, before: np.ndarray, pose: np.ndarray, now: float) -> bool:
-        """Can the robot have driven from one pose to the other since the last trusted one?"""
-        elapsed = now - self.pose_time[robot]
-        if not math.isfinite(elapsed):
-            elapsed = 0.0  # the clock was set back
-        elapsed = min(max(elapsed, 0.0), 2 * self.config.pose_timeout) + self.config.control_period
-        speed, yaw_rate = self.limits[robot, :2]
-        turned = abs((pose[2] - before[2] + math.pi) % (2 * math.pi) - math.pi)
-        moved = math.hypot(pose[0] - before[0], pose[1] - before[1])
-        allowed = self.config.jump_distance
-        return (
-            moved <= JUMP_FACTOR * speed * elapsed + allowed
-            and turned <= JUMP_FACTOR * yaw_rate * elapsed + 2 * allowed
-        )
+        self.reckoning.believe(robot, now - self._latency() - self.config.control_period)
 
     def _suspect(self, robot: int, pose: np.ndarray, now: float) -> bool:
         """Note a pose that is not believed; True once such poses have agreed for long enough."""
@@ -318,6 +302,7 @@ class Fleet(Robots):
         self.grow([robot])
         self.waited[-1] = self.random.random()
         self.decider.grow(1)
+        self.reckoning.grow(1)
         self.docking_places.in_reach = np.append(self.docking_places.in_reach, False)
         return len(self) - 1
 
@@ -387,21 +372,23 @@ class Fleet(Robots):
         return Tick(self.commands.copy(), reached, decision)
 
     def _watch_clock(self, now: float) -> None:
-        """Note how late this tick is and how far the last commands have carried robots without a new pose."""
+        """Note how late this tick is and how far commands have carried the robots since their poses were measured."""
         if now < self.last_tick - 1e-6:  # the clock was set back: no pose is known to be recent any more
             self.pose_time[:] = self.progress_time[:] = self.decided[:] = self.recorded[:] = -np.inf
             self.progress_time[:] = now
+            self.broken_until[np.isfinite(self.broken_until)] = now
             self.unfit_since[np.isfinite(self.unfit_since)] = now
             self.suspect_since[np.isfinite(self.suspect_since)] = now
             self.last_decision = self.last_reached = self.last_tick = -np.inf
+            self.reckoning.forget_times()
         period = self.config.control_period
         elapsed = now - self.last_tick if math.isfinite(self.last_tick) else period
         elapsed = min(max(elapsed, 0.0), self.config.pose_timeout)
         self.last_tick = now
         self.jitter = max(elapsed - period, 0.98 * self.jitter)
         moved = _displacement(self.poses[:, 2] + self.driven[:, 2], self.commands, elapsed)
-        self.driven[self.unseen] += moved[self.unseen]
-        self.unseen[:] = self.seen
+        self.reckoning.note(np.nan_to_num(moved), now)
+        self.driven = self.reckoning.after(self.pose_time)
 
     def status(self, robot: int, now: float) -> tuple[Status, str]:
         """What a robot is doing and, where it stands still for a reason, why."""
@@ -453,19 +440,19 @@ class Fleet(Robots):
 
     def _watch_unfit(self, fit: np.ndarray, now: float) -> None:
         """Lead the ways of others around robots that have not driven for a while, whatever the reason."""
-        unfit = ~(fit & self.docked) & ~self.removed & (self.cells[:, 0] >= 0)
-        unfit |= self.docked & self.edges.stalled(now)
+        unfit = ~(fit & self.docked) & ~self.removed & self.seen
+        unfit |= self.docked & (self.edges.stalled(now) | (now < self.broken_until))
         self.unfit_since[unfit & np.isnan(self.unfit_since)] = now
         self.unfit_since[~unfit] = np.nan
-        if self.stopped:
+        long = now - np.nan_to_num(self.unfit_since, nan=now) > OBSTACLE_AFTER
+        if self.stopped or not (long.any() or len(self.decider.detours.closed)):
             return
-        long = np.flatnonzero(now - np.nan_to_num(self.unfit_since, nan=now) > OBSTACLE_AFTER)
-        holder = self.reservations.holder
-        self.decider.detours.close(np.argwhere(np.isin(holder, long)) if len(long) else np.zeros((0, 2)))
+        closed = np.isin(self.reservations.holder, np.flatnonzero(long)) | self.docking_places.blocked(long)
+        self.decider.detours.close(np.argwhere(closed))
 
-    def _ready(self, fit: np.ndarray) -> np.ndarray:
+    def _ready(self, fit: np.ndarray, now: float) -> np.ndarray:
         """bool[n] robots that may take part in a decision: at their cells, or about to arrive."""
-        ready = self.docked & fit & (self.next_targets[:, 0] < 0)
+        ready = self.docked & fit & (self.next_targets[:, 0] < 0) & (now >= self.broken_until)
         arrived = ~self.moving
         if self.config.execution == "asynchronous":
             left = (1.0 - self.progress) * self.grid.cell_size
@@ -496,17 +483,24 @@ class Fleet(Robots):
         return not late.any() or now - self.last_decision >= self.config.step_timeout
 
     def _decide(self, fit: np.ndarray, now: float) -> Decision | None:
-        ready = self._ready(fit)
+        ready = self._ready(fit, now)
         if not self._time_to_decide(ready, fit, now):
             return None
         closed = self.docking_places.blocked()
         # Cells that are being left are open to followers, but not those of robots that are not getting on.
-        shut = np.flatnonzero(~fit | ~self.docked | self.edges.stalled(now) | self.returning)
+        shut = np.flatnonzero(
+            ~fit | ~self.docked | self.edges.stalled(now) | self.returning | (now < self.broken_until)
+        )
         if len(shut):
             closed |= np.isin(self.reservations.holder, shut)
         timed = self.config.execution == "asynchronous"
         decision, members, moves = self.decider.decide(
-            ready, fit & self.docked, closed, self.docking_places.in_reach, now, timed
+            ready,
+            fit & self.docked & (now >= self.broken_until),
+            closed,
+            self.docking_places.in_reach,
+            now,
+            timed,
         )
         self.edges.start(members, moves, now)
         self.last_decision = now
@@ -524,18 +518,22 @@ class Fleet(Robots):
         in_the_way = self.docking_places.in_the_way(ends)
         limit_along = np.where(self.docking, 1.0, self.edges.limits())
         edges = np.where(straight, 2.0, 1.0)  # on the way that is tracked
-        # Where a pose is missing, a robot brakes by where its commands have taken it, not by where it was.
+        # A robot brakes by where its commands have taken it since its pose was measured, not by where it was then.
         result = track(
             self.poses + self.driven, self.commands, starts, ends, np.minimum(limit_along / edges, 1.0),
             ~fit | ~active | in_the_way, self.drive, self.limits, self.config.control_period,
             latency=self._latency(), turn_latency=self._turn_latency(),
             arrive_tolerance=self.config.arrive_tolerance,
         )  # fmt: skip
-        measured = (self.driven == 0.0).all(axis=1)  # followers trust in nothing else
-        moving = self.docked & fresh & measured & self.moving
-        self.progress[moving] = np.clip(result.progress[moving] * edges[moving], 0.0, 1.0)
+        moving = self.docked & fresh & self.moving
+        span = ends - starts
+        length = np.maximum((span**2).sum(axis=1), 1e-12)
+        # Followers trust in what was measured and nothing else.
+        along = ((self.poses[:, :2] - starts) * span).sum(axis=1) / length * edges
+        self.progress[moving] = np.clip(along[moving], 0.0, 1.0)
         self.edges.note_progress(now)
         limited = (limit_along < np.minimum(edges, self.progress + 0.1)) | in_the_way
+        self.edges.note_failures(fit & self.docked & ~limited, now)
         self.edges.turn_back(fit, limited, self.config.arrive_tolerance, now)
         self.commands = limit(
             result.commands, self.commands, self.limits, self.config.control_period, ~fit | ~active

@@ -1,12 +1,14 @@
 """The ladder of remedies for robots that get no nearer to their goals, from the cheapest rung to the surest.
 
-Distances are counted in steps: the time a robot takes for one cell.
+Waiting is counted in steps without progress. By the clock (asynchronous execution), a step is half the time that a robot
+takes for one cell: about 0.9 s at 0.5 m/s.
 
 | rung | from | what is done |
 |---|---|---|
 | plan | 24 steps | a LaCAM search of the stuck group; its plan is proposed until the robot gets on (``rescue.py``) |
 | sampling | 40 steps | moves are sampled more and more at random, up to the policy as trained (``patience.py``) |
-| PIBT | 80 steps | the robot proposes the shortest way, served before all others, the longest waiting one first |
+| calm | 40 steps | by the clock: robots within 10 cells of the one that is stuck the longest decide together with it |
+| PIBT | 60 steps | the robot proposes the shortest way, served before all others, the longest waiting one first |
 
 The last rung is what PIBT proves: on a grid where every cell lies on a cycle the robot served first reaches its goal,
 since everybody in its way inherits its priority and leaves. Beside the ladder: robots on an edge that its leader does
@@ -24,7 +26,13 @@ from marlgpt_policy.patience import PATIENCE
 
 NONE, SAMPLING, PIBT, PLAN = range(4)
 """Values of ``marlgpt_msgs/RobotDecision.remedy``."""
-PIBT_AFTER = 80
+CALM_AFTER = 40
+"""Steps without progress after which robots around decide together."""
+CALM_RADIUS = 10
+"""Cells, rows plus columns, that count as around."""
+MOST_CALM = 30
+"""Decisions for which they wait for each other, and then do not."""
+PIBT_AFTER = 60
 """Steps without progress after which a robot takes the shortest way with precedence."""
 FIRST = 1e5
 """Added to the priority of such robots; less than that of robots that follow a plan."""
@@ -84,14 +92,17 @@ class Detours:
             moves[rows[inside], columns[inside], move] = False
         self._around = CostToGo(moves) if len(cells) else self._plain
 
+    def reachable(self, goal: np.ndarray, cell: np.ndarray) -> bool:
+        """Whether a way around leads from ``cell`` to ``goal``, int[2] each."""
+        if (self.closed == goal).all(axis=1).any():
+            return False
+        return bool(self._around.field(goal)[tuple(cell)] < UNREACHABLE)
+
     def fields(self, goals: np.ndarray, cells: np.ndarray) -> np.ndarray:
         """int32[m, R, C] cost-to-go to ``goals`` int[m, 2]; plain where there is no way around from ``cells``."""
         fields = self._plain.fields(goals)
         if len(self.closed):
-            shut = {tuple(cell) for cell in self.closed.tolist()}
-            for k, (goal, cell) in enumerate(zip(goals.tolist(), cells.tolist(), strict=True)):
-                if tuple(goal) not in shut:
-                    field = self._around.field(goal)
-                    if field[tuple(cell)] < UNREACHABLE:
-                        fields[k] = field
+            for k, (goal, cell) in enumerate(zip(goals, cells, strict=True)):
+                if self.reachable(goal, cell):
+                    fields[k] = self._around.field(goal)
         return fields

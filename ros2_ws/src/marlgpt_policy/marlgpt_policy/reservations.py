@@ -1,4 +1,8 @@
-"""Which robot may be in which cell: a robot enters a cell only while it holds its reservation."""
+"""Which robot may be in which cell: a robot enters a cell only while it holds its reservation.
+
+A cell that a robot is leaving can be claimed by one that follows it. So each cell has a queue of claims in the order in
+which their robots pass through; the last one is its holder: whoever wants the cell next has to be coupled to it.
+"""
 
 from __future__ import annotations
 
@@ -12,36 +16,74 @@ class ReservationError(RuntimeError):
 
 
 class Reservations:
-    """Exclusive holders of grid cells."""
+    """Claims on grid cells.
+
+    Attributes:
+        holder: int32[R, C] the last robot in each cell's queue, or ``NOBODY``; do not change it.
+    """
 
     def __init__(self, shape: tuple[int, int]) -> None:
         """Start with no cell of the ``shape`` (rows, columns) grid held."""
         self.holder = np.full(shape, NOBODY, dtype=np.int32)
+        self._queues: dict[tuple[int, int], list[int]] = {}
 
     def of(self, cell: np.ndarray) -> int:
         """The robot that holds ``cell`` (row, column), or ``NOBODY``."""
         return int(self.holder[cell[0], cell[1]])
 
+    def queue(self, cell: np.ndarray) -> list[int]:
+        """Robots that have a claim on ``cell``, in the order in which they pass through."""
+        return list(self._queues.get((int(cell[0]), int(cell[1])), ()))
+
     def acquire(self, cell: np.ndarray, robot: int) -> None:
-        """Give ``cell`` (row, column) to ``robot``; ``ReservationError`` if another one holds it."""
-        holder = self.holder[cell[0], cell[1]]
+        """Give a free ``cell`` (row, column) to ``robot``; ``ReservationError`` if another one holds it.
+
+        A robot that holds the cell gets a second claim: it leaves and comes back.
+        """
+        holder = self.of(cell)
         if holder not in (NOBODY, robot):
             raise ReservationError(
                 f"cell {tuple(cell)} is held by robot {holder}, robot {robot} cannot take it"
             )
-        self.holder[cell[0], cell[1]] = robot
+        self._append(cell, robot)
 
-    def release(self, cell: np.ndarray, robot: int) -> None:
-        """Take ``cell`` back from ``robot``; ``ReservationError`` if it did not hold it."""
-        if self.holder[cell[0], cell[1]] != robot:
+    def follow(self, cell: np.ndarray, leader: int, robot: int) -> None:
+        """Let ``robot`` hold ``cell`` after its holder ``leader``, who is leaving; ``ReservationError`` otherwise."""
+        if leader == NOBODY or self.of(cell) != leader:
+            raise ReservationError(f"robot {leader} does not hold cell {tuple(cell)}")
+        self._append(cell, robot)
+
+    def leave(self, cell: np.ndarray, robot: int) -> None:
+        """End the oldest claim of ``robot``, who has left ``cell``; ``ReservationError`` if it had none."""
+        queue = self._queues.get((int(cell[0]), int(cell[1])), [])
+        if robot not in queue:
+            raise ReservationError(f"robot {robot} has no claim on cell {tuple(cell)}")
+        queue.remove(robot)
+        self._update(cell, queue)
+
+    def give_back(self, cell: np.ndarray, robot: int) -> None:
+        """End the newest claim of ``robot``, who holds ``cell`` and will not use it; ``ReservationError`` otherwise."""
+        if robot == NOBODY or self.of(cell) != robot:
             raise ReservationError(f"robot {robot} does not hold cell {tuple(cell)}")
-        self.holder[cell[0], cell[1]] = NOBODY
-
-    def hand_over(self, cell: np.ndarray, giver: int, taker: int) -> None:
-        """Move the hold on ``cell`` from one robot to another, such as from a leader to its follower."""
-        self.release(cell, giver)
-        self.acquire(cell, taker)
+        queue = self._queues[int(cell[0]), int(cell[1])]
+        queue.pop()
+        self._update(cell, queue)
 
     def release_all(self, robot: int) -> None:
-        """Take back every cell that ``robot`` holds."""
-        self.holder[self.holder == robot] = NOBODY
+        """End every claim of ``robot``."""
+        for cell, queue in list(self._queues.items()):
+            if robot in queue:
+                self._update(cell, [other for other in queue if other != robot])
+
+    def _append(self, cell: np.ndarray, robot: int) -> None:
+        queue = self._queues.setdefault((int(cell[0]), int(cell[1])), [])
+        queue.append(robot)
+        self._update(cell, queue)
+
+    def _update(self, cell: np.ndarray, queue: list[int]) -> None:
+        key = int(cell[0]), int(cell[1])
+        self.holder[key] = queue[-1] if queue else NOBODY
+        if queue:
+            self._queues[key] = queue
+        else:
+            self._queues.pop(key, None)

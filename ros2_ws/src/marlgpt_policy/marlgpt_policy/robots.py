@@ -53,7 +53,6 @@ PER_ROBOT: dict[str, tuple[object, type, int]] = {
     "suspect": (np.nan, np.float64, 3),
     "suspect_since": (np.nan, np.float64, 0),
     "driven": (0.0, np.float64, 3),
-    "unseen": (False, np.bool_, 0),
     "removed": (False, np.bool_, 0),
     "halted": (False, np.bool_, 0),
     "docked": (False, np.bool_, 0),
@@ -75,6 +74,8 @@ PER_ROBOT: dict[str, tuple[object, type, int]] = {
     "progress_time": (-np.inf, np.float64, 0),
     "progress_then": (1.0, np.float64, 0),
     "unfit_since": (np.nan, np.float64, 0),
+    "broken_until": (-np.inf, np.float64, 0),
+    "failures": (0, np.int64, 0),
     "decided": (-np.inf, np.float64, 0),
     "recorded": (-np.inf, np.float64, 0),
     "history": (NO_ACTION, np.int8, HISTORY),
@@ -98,8 +99,7 @@ class Robots:
         pose_time: float64[n] its time, s.
         suspect: float64[n, 3] newest pose where it lies too far from the trusted one to be true; NaN otherwise.
         suspect_since: float64[n] when such poses began, s.
-        driven: float64[n, 3] what commands since the last pose should have moved the robot, m and rad.
-        unseen: bool[n] no new pose since the last tick.
+        driven: float64[n, 3] what commands since the last pose was measured should have moved the robot, m and rad.
         removed: bool[n] taken out of the fleet.
         halted: bool[n] stopped until resumed.
         docked: bool[n] on the grid: at a cell's centre or on its edge.
@@ -116,6 +116,8 @@ class Robots:
         returning: bool[n] drives back on an edge that its leader does not free.
         progress_time, progress_then: float64[n] time and value of the last progress worth the name.
         unfit_since: float64[n] when the robot became unfit to drive, s; NaN while it is fit.
+        broken_until: float64[n] until when a robot that did not obey is not relied on, s.
+        failures: int64[n] how often it has not obeyed since it last finished an edge.
         decided: float64[n] time of its last decision, s. recorded: when its history last grew.
         history: int8[n, HISTORY] last moves, newest first.
         waited: float64[n] decisions since its last goal; the priority.

@@ -1,0 +1,92 @@
+"""Where the commands should have taken each robot: to brake where poses are missing, and to notice poses that lie."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+KEPT = 64
+"""Control periods that are remembered."""
+SHARE = 0.3
+"""A robot may be off its dead reckoning by this share of the way driven; slip and slow wheels are seen as less."""
+
+
+class DeadReckoning:
+    """Sums of what the commands of n robots should have moved them."""
+
+    def __init__(self, n: int) -> None:
+        """Nothing was commanded yet."""
+        self._times = np.full(KEPT, -np.inf)
+        self._moved = np.zeros((KEPT, n, 5))  # sums of x, y, yaw, length of the way, angle turned
+        self._at = 0
+        self._since = np.zeros((n, 5))  # the sums at each robot's last believed pose
+
+    def grow(self, count: int) -> None:
+        """Add ``count`` robots."""
+        self._moved = np.concatenate([self._moved, np.zeros((KEPT, count, 5))], axis=1)
+        self._since = np.vstack([self._since, np.zeros((count, 5))])
+
+    def forget_times(self) -> None:
+        """The clock was set: sums go on, times start anew."""
+        self._times[:] = -np.inf
+
+    def note(self, moved: np.ndarray, now: float) -> None:
+        """Add float[n, 3] (x, y, yaw), grid's frame, m and rad, moved until ``now`` s."""
+        last = self._moved[self._at]
+        self._at = (self._at + 1) % KEPT
+        new = self._moved[self._at]
+        new[:, :3] = last[:, :3] + moved
+        new[:, 3] = last[:, 3] + np.hypot(moved[:, 0], moved[:, 1])
+        new[:, 4] = last[:, 4] + np.abs(moved[:, 2])
+        self._times[self._at] = now
+
+    def after(self, times: np.ndarray) -> np.ndarray:
+        """float64[n, 3] (x, y, yaw) that each robot should have moved since its time float[n], s, until the last note."""
+        order = (self._at + 1 + np.arange(KEPT)) % KEPT  # oldest first
+        kept, robots = self._times[order], np.arange(len(times))
+        place = np.clip(np.searchsorted(kept, times, side="right") - 1, 0, KEPT - 2)
+        start, end = kept[place], kept[place + 1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = np.nan_to_num((times - start) / (end - start), nan=1.0, posinf=1.0, neginf=0.0)
+        share = np.clip(share, 0.0, 1.0)[:, None]
+        before, then = self._moved[order[place], robots, :3], self._moved[order[place + 1], robots, :3]
+        return self._moved[self._at, :, :3] - before - share * (then - before)
+
+    def believe(self, robot: int, when: float) -> None:
+        """The robot's pose was believed; what it was commanded from ``when`` s on may move it away from there."""
+        self._since[robot] = self._sum(robot, when)
+
+    def _sum(self, robot: int, when: float) -> np.ndarray:
+        at, times = self._at, self._times
+        for _ in range(KEPT - 1):  # what is asked for is mostly a few periods ago
+            if times[at] <= when:
+                break
+            at -= 1  # the oldest follows the first
+        return self._moved[at, robot]
+
+    def explains(
+        self, robot: int, before: np.ndarray, pose: np.ndarray, when: float, tolerance: float
+    ) -> bool:
+        """Can the commands have taken the robot to a pose, all of the way or a part of it?
+
+        Args:
+            robot: Its index.
+            before: float[3] the pose (x, y, yaw) believed last.
+            pose: float[3] the pose at ``when`` s.
+            when: s.
+            tolerance: m, and twice as many rad, that poses may be off beside a share of the way driven.
+        """
+        x, y = float(pose[0] - before[0]), float(pose[1] - before[1])
+        turned = (float(pose[2] - before[2]) + math.pi) % (2 * math.pi) - math.pi
+        if math.hypot(x, y) <= tolerance and abs(turned) <= 2 * tolerance:
+            return True
+        moved = self._sum(robot, when) - self._since[robot]
+        span = moved[:2]
+        along = min(max((x * span[0] + y * span[1]) / max(float(span @ span), 1e-12), 0.0), 1.0)
+        away = math.hypot(x - along * span[0], y - along * span[1])
+        low, high = min(moved[2], 0.0), max(moved[2], 0.0)
+        beyond = max(low - turned, turned - high, 0.0)
+        if moved[4] > math.pi:
+            beyond = 0.0  # it may have turned all the way round
+        return bool(away <= tolerance + SHARE * moved[3] and beyond <= 2 * tolerance + SHARE * moved[4])

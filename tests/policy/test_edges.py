@@ -1,0 +1,103 @@
+"""Edges under way: any joint actions, any progress, any failures; no two robots ever come too close."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from marlgpt_policy.edges import STALLED_AFTER, Edges
+from marlgpt_policy.encoders.pogema import MOVES
+from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.reservations import Reservations
+from marlgpt_policy.robots import RobotConfig, Robots
+from marlgpt_policy.shield import resolve
+
+BODY = 0.64  # of a cell: twice the radius and the reserve
+TURN, STRAIGHT = 1 - np.sqrt(2) * BODY, min(0.5, 1 - BODY)
+SIZE = 4
+
+
+def places(robots):
+    """float[n, 2] where the robots are, in cells, from their edges and progress."""
+    share = robots.progress[:, None] * (robots.cells != robots.targets).any(axis=1)[:, None]
+    return robots.cells + share * (robots.targets - robots.cells)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(2, 14), failing=st.sampled_from([0.0, 0.1, 0.4]))
+def test_no_two_robots_come_close_whatever_they_do(seed, n, failing):
+    """Robots advance by random amounts up to their limits; some stand still for long; followers turn back."""
+    random = np.random.default_rng(seed)
+    grid = NavGrid.from_cells(np.ones((SIZE, SIZE), bool))
+    robots = Robots([RobotConfig(f"r{i}") for i in range(n)])
+    reservations = Reservations((SIZE, SIZE))
+    edges = Edges(robots, grid, reservations, TURN, STRAIGHT)
+    start = np.argwhere(np.ones((SIZE, SIZE)))[random.permutation(SIZE * SIZE)[:n]]
+    robots.cells[:], robots.targets[:] = start, start
+    robots.docked[:] = True
+    for i in range(n):
+        reservations.acquire(start[i], i)
+    fit = np.ones(n, bool)
+    holder = reservations.holder
+    for step in range(150):
+        now = 0.5 * step
+        robots.poses[:, :2] = grid.centre(places(robots))
+        edges.settle(np.ones(n, bool), 1e-6, now)
+        fit = random.random(n) >= failing if step % 20 == 0 else fit
+        ends = robots.ends
+        own = holder[ends[:, 0], ends[:, 1]] == np.arange(n)
+        standing = ~robots.moving | ((robots.progress > 0.6) & ~robots.returning)
+        ready = fit & own & (robots.next_targets[:, 0] < 0) & standing
+        stuck = ~fit | edges.stalled(now) | robots.returning
+        closed = np.isin(holder, np.flatnonzero(stuck))
+        on = np.flatnonzero(own)
+        ranking = np.array([random.permutation(5) for _ in on], dtype=np.int8).reshape(-1, 5)
+        moves = resolve(ends[on], ranking, random.random(len(on)), grid.moves, ~ready[on], closed)
+        members = ready[on]
+        edges.start(on[members], moves[members], now)
+        limit = np.minimum(edges.limits(), 1.0)
+        drives = fit & robots.moving & (random.random(n) < 0.8)
+        ahead = robots.progress + random.random(n) * 0.6
+        robots.progress[drives] = np.maximum(robots.progress, np.minimum(limit, ahead))[drives]
+        edges.note_progress(now)
+        edges.turn_back(fit, edges.limits() < np.minimum(1.0, robots.progress + 0.1), 1e-6, now)
+        here = places(robots)
+        apart = np.hypot(*np.moveaxis(here[:, None] - here[None], 2, 0)) + 9.0 * np.eye(n)
+        assert apart.min() >= BODY - 1e-9, (step, np.argwhere(apart < BODY))
+        for i in range(n):  # where a robot is or goes is held, by it or by one that goes there too
+            for cell in (robots.cells[i], robots.targets[i]):
+                other = reservations.of(cell)
+                assert other >= 0
+                there = [robots.cells[other], robots.targets[other], robots.next_targets[other]]
+                assert any((cell == its).all() for its in there)
+
+
+def test_a_robot_that_turns_round_before_it_arrives_keeps_the_cell_behind_it():
+    grid = NavGrid.from_cells(np.ones((1, 3), bool))
+    robots = Robots([RobotConfig("r")])
+    reservations = Reservations((1, 3))
+    edges = Edges(robots, grid, reservations, TURN, STRAIGHT)
+    robots.cells[0] = robots.targets[0] = (0, 0)
+    robots.docked[0] = True
+    reservations.acquire((0, 0), 0)
+    one = np.array([0])
+    edges.start(one, np.array([4], np.int8), 0.0)
+    edges.start(one, np.array([3], np.int8), 0.1)
+    assert robots.next_targets[0].tolist() == [0, 0]
+    robots.poses[0, :2] = grid.centre(robots.targets[0])
+    edges.settle(np.ones(1, bool), 0.01, 0.2)
+    assert reservations.holder.tolist() == [[0, 0, -1]]
+    assert (robots.cells[0] + MOVES[robots.move[0]]).tolist() == robots.targets[0].tolist() == [0, 0]
+
+
+def test_a_robot_that_does_not_obey_is_not_relied_on_for_longer_each_time():
+    grid = NavGrid.from_cells(np.ones((1, 3), bool))
+    robots = Robots([RobotConfig("r")])
+    edges = Edges(robots, grid, Reservations((1, 3)), TURN, STRAIGHT)
+    robots.cells[0], robots.targets[0] = (0, 0), (0, 1)
+    robots.progress_time[0] = 0.0
+    waits = []
+    now = STALLED_AFTER + 0.1
+    for _ in range(5):
+        edges.note_failures(np.ones(1, bool), now)
+        waits.append(robots.broken_until[0] - now)
+        now = robots.broken_until[0] + 0.1
+    np.testing.assert_allclose(waits, [10, 20, 40, 60, 60])
