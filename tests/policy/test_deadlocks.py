@@ -149,8 +149,9 @@ def test_shortest_takes_the_move_that_leads_nearest():
 def test_rungs_of_the_ladder():
     idle = np.array([0.0, 41.0, 59.0, 60.0, 200.0, 30.0])
     planned = np.array([False, False, False, False, True, True])
-    assert remedies.rungs(idle, planned, 0.2).tolist() == [0, 1, 1, 2, 3, 3]
-    assert remedies.rungs(idle, planned, 0.0).tolist() == [0, 0, 0, 2, 3, 3]
+    first = np.array([False, False, False, True, True, False])
+    assert remedies.rungs(idle, planned, first, 0.2).tolist() == [0, 1, 1, 2, 2, 3]
+    assert remedies.rungs(idle, planned, first, 0.0).tolist() == [0, 0, 0, 2, 2, 3]
 
 
 def test_a_detour_exists_only_where_the_goal_stays_in_reach():

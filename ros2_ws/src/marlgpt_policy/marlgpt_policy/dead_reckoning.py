@@ -42,7 +42,7 @@ class DeadReckoning:
         self._times[self._at] = now
 
     def after(self, times: np.ndarray) -> np.ndarray:
-        """float64[n, 3] (x, y, yaw) that each robot should have moved since its time float[n], s, until the last note."""
+        """float64[n, 3] (x, y, yaw) that each robot should have moved from its time float[n], s, to the last note."""
         order = (self._at + 1 + np.arange(KEPT)) % KEPT  # oldest first
         kept, robots = self._times[order], np.arange(len(times))
         place = np.clip(np.searchsorted(kept, times, side="right") - 1, 0, KEPT - 2)

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marlgpt_policy.cost_to_go import CostToGo
+from marlgpt_policy.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy import OnnxPolicy, PolicyOutput, choose
 from marlgpt_policy.remedies import (
-    CALM_AFTER,
     CALM_RADIUS,
     FIRST,
+    LONGEST_FIRST,
     MOST_CALM,
     NONE,
     PIBT,
+    PIBT_AFTER,
     Detours,
     rungs,
     shortest,
@@ -100,6 +101,7 @@ class Decider:
         self.patience = Patience(len(robots))
         self.rescue = Rescue(costs, len(robots))
         self.detours = Detours(costs)
+        self.firsts: dict[int, tuple[tuple[int, ...], float]] = {}  # robot -> goal, and since when in s
         self._calm_waited = self._impatient = 0
         compile_search()
 
@@ -132,6 +134,7 @@ class Decider:
         """
         robots = self.robots
         started = time.perf_counter()
+        self._choose_firsts(fit, now)
         ready = ready & ~self._held_by_plans(ready, fit)
         if timed:
             ready &= ~self._calmed(ready, fit)
@@ -167,11 +170,12 @@ class Decider:
             members, anchors[which], goals[which], fields[which], self.patience.idle[members], shut,
             self._held,
         )  # fmt: skip
-        remedy = rungs(self.patience.idle[members], planned >= 0, self.temperature)
+        first = np.isin(members, list(self.firsts))
+        remedy = rungs(self.patience.idle[members], planned >= 0, first, self.temperature)
         priority = np.where(
             robots.goals[on_grid, 0] >= 0, robots.waited[on_grid], robots.waited[on_grid] % 1.0
         )
-        priority[which] += np.select([remedy == PIBT, planned >= 0], [FIRST, PLANNED], 0.0)
+        priority[which] += np.select([first, planned >= 0], [FIRST, PLANNED], 0.0)
         proposed = np.where(planned >= 0, planned, proposed)
         direct = remedy == PIBT
         if direct.any():
@@ -214,29 +218,58 @@ class Decider:
                 plan.waited = 0
         return hold
 
+    def _choose_firsts(self, fit: np.ndarray, now: float) -> None:
+        """Robots that everybody makes way for, from when they are stuck until they are at their goals.
+
+        If they lost that as soon as they get on, the next one would push them back. They are far from each other.
+        """
+        robots = self.robots
+        for i, (goal, since) in list(self.firsts.items()):
+            same = tuple(robots.goals[i].tolist()) == goal
+            if not (fit[i] and same) or now - since > LONGEST_FIRST or now < since:
+                del self.firsts[i]
+                self.patience.idle[i] = 0.0
+        stuck = np.where(fit & (robots.goals[:, 0] >= 0), self.patience.idle, 0.0)
+        for i in np.argsort(-(stuck * 1e3 + robots.waited), kind="stable").tolist():
+            if stuck[i] < PIBT_AFTER:
+                break
+            apart = (
+                self._steps_from(i)[list(self.firsts)].min(initial=UNREACHABLE)
+                if self.firsts
+                else UNREACHABLE
+            )
+            if i not in self.firsts and apart > 2 * CALM_RADIUS:
+                self.firsts[i] = (tuple(robots.goals[i].tolist()), now)
+                self.remedies["firsts"] += 1
+
+    def _steps_from(self, robot: int) -> np.ndarray:
+        """int[n] steps from where a robot will stand to where each of the others will."""
+        ends = self.robots.ends
+        if ends[robot, 0] < 0:
+            return np.full(len(ends), UNREACHABLE)
+        steps = self.costs.field(ends[robot])[ends[:, 0], ends[:, 1]]
+        return np.where(ends[:, 0] >= 0, steps, UNREACHABLE)
+
     def _calmed(self, ready: np.ndarray, fit: np.ndarray) -> np.ndarray:
-        """bool[n] robots that wait until all around the robot that is stuck the longest stand, to decide with it.
+        """bool[n] robots that wait until all around a robot that goes first stand, to decide together with it.
 
         While others are under way nobody can be pushed far, and no joint plan finds room.
         """
         robots = self.robots
         hold = np.zeros(len(robots), dtype=bool)
-        stuck = np.where(fit & (robots.goals[:, 0] >= 0), self.patience.idle, 0.0)
-        first = int(stuck.argmax())
-        if stuck[first] < CALM_AFTER or self._impatient > 0:
-            self._impatient = max(self._impatient - 1, 0)
+        if self._impatient > 0:
+            self._impatient -= 1
             return hold
-        ends = robots.ends
-        zone = fit & (np.abs(ends - ends[first]).sum(axis=1) <= CALM_RADIUS) & (ends[:, 0] >= 0)
-        if ready[zone].all():
-            self._calm_waited = 0
-            self.remedies["calmed"] += 1
-            return hold
-        self._calm_waited += 1
+        for i in self.firsts:
+            zone = fit & (self._steps_from(i) <= CALM_RADIUS)
+            if not ready[zone].all():
+                hold |= zone
+        self._calm_waited = self._calm_waited + 1 if hold.any() else 0
+        self.remedies["calmed"] += bool(self.firsts) and not hold.any()
         if self._calm_waited > MOST_CALM:
             self._calm_waited, self._impatient = 0, MOST_CALM
-            return hold
-        return zone
+            hold[:] = False
+        return hold
 
     def _steps_since(self, members: np.ndarray, now: float) -> np.ndarray:
         """float[m] steps since each robot's last decision."""

@@ -1,19 +1,19 @@
 """The ladder of remedies for robots that get no nearer to their goals, from the cheapest rung to the surest.
 
-Waiting is counted in steps without progress. By the clock (asynchronous execution), a step is half the time that a robot
-takes for one cell: about 0.9 s at 0.5 m/s.
+Waiting is counted in steps without progress. By the clock (asynchronous execution), a step is half the time that a
+robot takes for one cell: about 0.9 s at 0.5 m/s.
 
 | rung | from | what is done |
 |---|---|---|
 | plan | 24 steps | a LaCAM search of the stuck group; its plan is proposed until the robot gets on (``rescue.py``) |
 | sampling | 40 steps | moves are sampled more and more at random, up to the policy as trained (``patience.py``) |
-| calm | 40 steps | by the clock: robots within 10 cells of the one that is stuck the longest decide together with it |
-| PIBT | 60 steps | the robot proposes the shortest way, served before all others, the longest waiting one first |
+| PIBT | 40 steps | the robot takes the shortest way and goes first until it is at its goal: it is served before all |
 
-The last rung is what PIBT proves: on a grid where every cell lies on a cycle the robot served first reaches its goal,
-since everybody in its way inherits its priority and leaves. Beside the ladder: robots on an edge that its leader does
-not free turn back (``edges.py``), robots that keep another one from getting onto the grid make way for it
-(``docking.py``), and the ways of all lead around robots that do not drive.
+By the clock, robots within 6 steps of one that goes first decide together with it: while others are under way, nobody
+can be pushed far. The last rung is what PIBT proves: on a grid where every cell lies on a cycle the robot served first
+reaches its goal, since everybody in its way inherits its priority and leaves. Beside the ladder: robots on an edge that
+its leader does not free turn back (``edges.py``), robots that keep another one from getting onto the grid make way for
+it (``docking.py``), and the ways of all lead around robots that do not drive.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from marlgpt_policy.patience import PATIENCE
 
 NONE, SAMPLING, PIBT, PLAN = range(4)
 """Values of ``marlgpt_msgs/RobotDecision.remedy``."""
-CALM_AFTER = 40
-"""Steps without progress after which robots around decide together."""
-CALM_RADIUS = 10
-"""Cells, rows plus columns, that count as around."""
+CALM_RADIUS = 6
+"""Steps to a robot that goes first within which others decide together with it."""
 MOST_CALM = 30
 """Decisions for which they wait for each other, and then do not."""
-PIBT_AFTER = 60
+PIBT_AFTER = 40
 """Steps without progress after which a robot takes the shortest way with precedence."""
-FIRST = 1e5
-"""Added to the priority of such robots; less than that of robots that follow a plan."""
+FIRST = 1e7
+"""Added to the priority of such robots; more than that of robots that follow a plan."""
+LONGEST_FIRST = 180.0
+"""Seconds after which another one may be first."""
 OBSTACLE_AFTER = 5.0
 """Seconds that a robot must be unfit to drive for the ways of others to lead around it."""
 
@@ -54,16 +54,17 @@ def shortest(fields: np.ndarray, cells: np.ndarray, mask: np.ndarray) -> np.ndar
     return cost.argmin(axis=1).astype(np.int8)
 
 
-def rungs(idle: np.ndarray, planned: np.ndarray, temperature: float) -> np.ndarray:
+def rungs(idle: np.ndarray, planned: np.ndarray, first: np.ndarray, temperature: float) -> np.ndarray:
     """int8[m] the remedy for each robot.
 
     Args:
         idle: float[m] steps without progress.
         planned: bool[m] robots that follow a joint plan.
+        first: bool[m] robots that everybody makes way for.
         temperature: Of sampling; at 0 the sampling rung is left out.
     """
     hot = (idle > PATIENCE) & (temperature > 0)
-    return np.select([planned, idle >= PIBT_AFTER, hot], [PLAN, PIBT, SAMPLING], NONE).astype(np.int8)
+    return np.select([first, planned, hot], [PIBT, PLAN, SAMPLING], NONE).astype(np.int8)
 
 
 class Detours:
