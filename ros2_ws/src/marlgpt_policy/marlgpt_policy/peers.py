@@ -1,0 +1,379 @@
+"""Cells without a central node: how robots that only hear each other share a grid, whatever messages are lost.
+
+Every robot broadcasts its newest state: the cells it holds, the one cell it asks for, and of each other robot the
+newest message it has heard. A robot stands and drives only in cells it holds. It takes the cell T it asks for (its
+*grant*) when each other robot k either
+
+* has *let it pass*: k's newest state was sent after k had heard the request, does not hold T, and contains no request
+  for T that goes first (smaller request clock, then name) - Ricart and Agrawala 1981, doi:10.1145/358527.358537 - or
+* surely does not hold T: T lies farther from the cells in k's newest state than k can have got since (`Peers.reach`).
+
+**Two robots never hold one cell.** Suppose i and k do, and i took T later, at time t. The second case is excluded,
+because k holds T. In the first, k's state was sent before k's grant (it does not hold T) and after k had heard i's
+request, so k's own request is the later one: it was in that state and did not go first, or it was made after that with
+a larger clock. At its grant k thus had heard i's request, which stood until t; so k's newest state of i contained T (no
+second case), and a request that goes first (no first case). Contradiction. No bound on delays, no order of messages and
+no common time is needed for this.
+
+**How far a robot can have got.** A grant is a neighbour of a held cell and comes at least `cell_time` after the one
+before, so at most floor(d / cell_time) + 1 grants fit into d seconds. The age d of k's state is measured on the own
+clock, from the sending of the newest own message that k's state acknowledges. A robot k that has fallen silent would
+soon be possible anywhere, so there is a second bound. A robot takes cells only while a *quorum*, more than half of all
+members, itself included, has acknowledged messages that it sent within the last `quorum_age` seconds A. Let W be
+ceil(n / 2) members other than k (the asking robot counts), e the stamp of the newest message of k that any of W had
+heard when it sent the newest state known here, and w the time since the oldest of these states. Every quorum of k
+contains one of W. What that one acknowledged for a grant of k it had either heard before it sent the known state, and
+then the grant was no later than e + A on k's own clock, or after it, and then the grant lies within the last w seconds.
+So since its newest state, with stamp s, k has taken at most steps(e + A - s) + steps(w) cells, and for a robot that
+nobody hears any more e no longer grows.
+
+**Restarts.** A process that starts has forgotten what it held and what it has heard. It stands still, claims the cells
+around it as held, and *joins* - may move and counts as one of W - once every member has acknowledged the claim in a
+state that does not hold these cells. (Of two that join on common cells the one with fewer cells goes first, then the
+smaller name.) Nobody takes a claimed cell after having heard of the claim, so nobody holds it then. Acknowledgements
+name the incarnation: what W reports about another incarnation of k than the known one does not bound it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+Cell = tuple[int, int]
+REMEMBERED = 512
+"""Own messages whose time of sending is kept; an acknowledgement of an older one says nothing about age."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What all robots of a fleet must agree on; robots with other rules do not share cells.
+
+    Attributes:
+        members: Names of all robots of the fleet.
+        grid: Hash of the grid they drive on.
+        cell_time: Least seconds between two cells that a robot takes: cell size over the fleet's top speed.
+        quorum_age: A robot takes cells only while a majority has acknowledged what it sent within these seconds.
+        clock_slack: Seconds by which two robots' clocks may differ about the length of one interval: drift, jumps and
+            coarseness of simulated time. They need not agree on the time of day.
+    """
+
+    members: tuple[str, ...]
+    grid: str
+    cell_time: float
+    quorum_age: float = 1.0
+    clock_slack: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` that names the first value out of range."""
+        if len(set(self.members)) != len(self.members) or not self.members:
+            raise ValueError(f"members must be distinct names, got {list(self.members)}")
+        for name in ("cell_time", "quorum_age", "clock_slack"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a positive number of seconds, got {value!r}")
+
+    @property
+    def key(self) -> str:
+        """Hash of everything agreed on; travels as the message's ``grid``."""
+        text = repr((sorted(self.members), self.grid, round(self.cell_time, 6), self.quorum_age))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def steps(self, seconds: float) -> float:
+        """Cells that a robot can take within ``seconds``; infinite for an infinite time."""
+        if seconds == math.inf:
+            return math.inf
+        return math.floor((max(seconds, 0.0) + self.clock_slack) / self.cell_time) + 1
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The part of a state that the protocol carries but does not need.
+
+    Attributes:
+        pose: (x, y, yaw) in the map frame, m and rad.
+        stopped: It stands still until resumed, or for a fault.
+        goal: Goal cell; None for none.
+        waited: Seconds in which it has got no nearer to its goal.
+        history: Last moves, newest first; -1 for none.
+    """
+
+    pose: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    stopped: bool = False
+    goal: Cell | None = None
+    waited: float = 0.0
+    history: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class State:
+    """One broadcast of a robot, as ``marlgpt_msgs/PeerState``.
+
+    Attributes:
+        name: Who speaks.
+        incarnation: Larger for every start of its process.
+        sequence: Counts the messages of this incarnation, from 1.
+        stamp: Time of sending on the speaker's clock, s.
+        clock: Logical (Lamport) clock.
+        key: `Rules.key` of the speaker.
+        held: Cells that it holds, its own first; never empty. While it joins, the cells that it claims.
+        request: Cell that it asks for; its own first cell while it joins; None for none.
+        request_clock: Logical clock of the request.
+        heard: Per robot (incarnation, sequence, age in s by its stamp) of the newest message heard.
+        shown: What the others' policies look at.
+    """
+
+    name: str
+    incarnation: int
+    sequence: int
+    stamp: float
+    clock: int
+    key: str
+    held: tuple[Cell, ...]
+    request: Cell | None = None
+    request_clock: int = 0
+    heard: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+    shown: Shown = field(default_factory=Shown)
+
+    @property
+    def joining(self) -> bool:
+        """Whether it claims its cells but does not hold them for sure."""
+        return self.request is not None and self.request == self.held[0]
+
+
+@dataclass
+class Known:
+    """What a robot knows of another one.
+
+    Attributes:
+        state: Its newest state.
+        since: Own time in s at which it surely had not sent that state yet: when the newest own message that it
+            acknowledges was sent; -inf if there is none.
+        foreign: It follows other rules.
+    """
+
+    state: State
+    since: float
+    foreign: bool
+
+    def distance(self, cell: Cell) -> int:
+        """Moves from the nearest of its cells to ``cell``, without walls: never more than it really takes."""
+        return min(abs(r - cell[0]) + abs(c - cell[1]) for r, c in self.state.held)
+
+
+class Peers:
+    """One robot's side of the protocol. Times are seconds on its own clock, which must never run backwards."""
+
+    def __init__(self, name: str, rules: Rules, incarnation: int, absent: Iterable[str] = ()) -> None:
+        """Start silent and holding nothing.
+
+        Args:
+            name: This robot, one of ``rules.members``.
+            rules: What the fleet agrees on.
+            incarnation: Larger than that of any earlier process of this robot.
+            absent: Members of which the operator vouches that they are not on the floor. They still count for the
+                size of a quorum. One that speaks again is no longer absent.
+
+        Raises:
+            ValueError: ``name`` or a name in ``absent`` is not a member.
+        """
+        strangers = sorted({name, *absent} - set(rules.members))
+        if strangers:
+            raise ValueError(f"{', '.join(strangers)}: not among the robots {', '.join(rules.members)}")
+        self.name, self.rules, self.incarnation = name, rules, incarnation
+        self.key = rules.key
+        self.absent = set(absent)
+        self.known: dict[str, Known] = {}
+        self.held: list[Cell] = []
+        self.joined = False
+        self.usurped = False
+        """Another, newer process speaks under this robot's name; this one must never move again."""
+        self.request: Cell | None = None
+        self.request_clock = 0
+        self.clock = 0
+        self.sequence = 0
+        self._asked = 0  # sequence of the first message that carries the request
+        self._sent: dict[int, float] = {}
+        self._last_grant = -math.inf
+
+    # Messages -------------------------------------------------------------------------------------------
+
+    def receive(self, state: State) -> bool:
+        """Take another robot's state; False if it is not news.
+
+        Raises:
+            ValueError: The state holds no cell.
+        """
+        if not state.held:
+            raise ValueError(f"state of '{state.name}' holds no cell")
+        if state.name == self.name:
+            self.usurped |= state.incarnation > self.incarnation
+            return False
+        last = self.known.get(state.name)
+        if last is not None:
+            seen = last.state
+            if (state.incarnation, state.sequence) <= (seen.incarnation, seen.sequence):
+                return False
+        self.clock = max(self.clock, state.clock)
+        incarnation, sequence, _ = state.heard.get(self.name, (0, 0, 0.0))
+        since = -math.inf
+        if incarnation == self.incarnation:
+            since = self._sent.get(sequence, -math.inf)
+        self.usurped |= incarnation > self.incarnation
+        self.absent.discard(state.name)
+        foreign = state.key != self.key or state.name not in self.rules.members
+        self.known[state.name] = Known(state, since, foreign)
+        return True
+
+    def message(self, now: float, shown: Shown | None = None) -> State:
+        """The state to broadcast now; only once cells are claimed (`claim`)."""
+        self.sequence += 1
+        self._sent[self.sequence] = now
+        self._sent.pop(self.sequence - REMEMBERED, None)
+        heard = {
+            name: (known.state.incarnation, known.state.sequence, now - known.state.stamp)
+            for name, known in self.known.items()
+        }
+        request, request_clock = (self.request, self.request_clock) if self.joined else (self.held[0], 0)
+        return State(
+            self.name, self.incarnation, self.sequence, now, self.clock, self.key, tuple(self.held), request,
+            request_clock, heard, shown or Shown(),
+        )  # fmt: skip
+
+    # Cells ----------------------------------------------------------------------------------------------
+
+    def claim(self, cells: Iterable[Cell]) -> None:
+        """Claim the cells around the place where the robot stands, its own first, to join.
+
+        Raises:
+            ValueError: No cell, or cells are claimed already (a robot that was moved starts a new incarnation).
+        """
+        cells = list(dict.fromkeys(cells))
+        if not cells or self.held:
+            raise ValueError("claim one or more cells, once per incarnation")
+        self.held = cells
+
+    def ask(self, cell: Cell) -> None:
+        """Ask for a neighbour of a held cell; keeps its place if it is asked for already.
+
+        Raises:
+            ValueError: The robot has not joined, holds the cell, or holds none of its neighbours.
+        """
+        if cell == self.request:
+            return
+        if not self.joined or cell in self.held or not self._beside(cell):
+            raise ValueError(f"'{self.name}' cannot ask for {cell}, it holds {self.held}, joined: {self.joined}")
+        self.clock += 1
+        self.request, self.request_clock = cell, self.clock
+        self._asked = self.sequence + 1
+
+    def drop(self) -> None:
+        """Ask for nothing any more."""
+        self.request = None
+
+    def _beside(self, cell: Cell) -> bool:
+        return any(abs(r - cell[0]) + abs(c - cell[1]) == 1 for r, c in self.held)
+
+    def release(self, cell: Cell) -> None:
+        """Give up a cell that the robot has left, and a request that is no neighbour of the others.
+
+        Raises:
+            ValueError: It does not hold the cell, or no other one.
+        """
+        if cell not in self.held or len(self.held) == 1:
+            raise ValueError(f"'{self.name}' cannot release {cell}, it holds {self.held}")
+        self.held.remove(cell)
+        if self.request is not None and not self._beside(self.request):
+            self.drop()
+
+    def tick(self, now: float) -> Cell | None:
+        """Join, or take the cell that is asked for, where the rules allow it now; the cell taken."""
+        if self.usurped or not self.held:
+            return None
+        if not self.joined:
+            self.joined = self.waits_for() is None
+            return None
+        cell = self.request
+        if cell is None or now - self._last_grant < self.rules.cell_time or not self.quorum(now):
+            return None
+        if not all(self._passes(name, cell, now) for name in self._others()):
+            return None
+        self.held.append(cell)
+        self.request = None
+        self._last_grant = now
+        return cell
+
+    def waits_for(self) -> tuple[str, str] | None:
+        """(robot, why) that keeps this one from joining; None for nobody."""
+        claimed = set(self.held)
+        for name in self._others():
+            known = self.known.get(name)
+            if known is None:
+                return name, "not heard yet"
+            if known.foreign:
+                if not claimed.isdisjoint(known.state.held):
+                    return name, "is on another map or follows other rules, and is too close"
+                continue
+            if known.state.heard.get(self.name, (0,))[0] != self.incarnation:
+                return name, "has not heard this robot yet"
+            if not claimed.isdisjoint(known.state.held):
+                mine, theirs = (len(claimed), self.name), (len(known.state.held), name)
+                if not (known.state.joining and mine < theirs):
+                    return name, "is too close"
+        return None
+
+    def quorum(self, now: float) -> bool:
+        """Whether more than half of all members hear this robot, as far as it knows."""
+        oldest = now - self.rules.quorum_age
+        others = sum(known.since >= oldest and not known.foreign for known in self.known.values())
+        return 2 * (others + 1) > len(self.rules.members)
+
+    def _others(self) -> list[str]:
+        """Members present and everybody else that was heard."""
+        names = dict.fromkeys((*self.rules.members, *self.known))
+        return [name for name in names if name != self.name and name not in self.absent]
+
+    def _passes(self, name: str, cell: Cell, now: float) -> bool:
+        """Whether robot ``name`` lets this one take ``cell``, or surely does not hold it."""
+        known = self.known.get(name)
+        if known is None:
+            return False
+        state = known.state
+        incarnation, sequence, _ = state.heard.get(self.name, (0, 0, 0.0))
+        heard = incarnation == self.incarnation and sequence >= self._asked and not known.foreign
+        if heard and cell not in state.held:
+            first = (state.request_clock, name) < (self.request_clock, self.name)
+            if state.request != cell or not first:
+                return True
+        return known.distance(cell) > self.reach(name, now)
+
+    def reach(self, name: str, now: float) -> float:
+        """Moves from its known cells that robot ``name`` can have got to by now; may be infinite.
+
+        See the top of this file for the two bounds and why they hold.
+        """
+        known = self.known.get(name)
+        if known is None:
+            return math.inf
+        by_age = self.rules.steps(now - known.since)
+        if known.foreign or by_age == 1:
+            return by_age
+        state = known.state
+        witnesses = [(now, state.stamp)]  # (not sent before, newest stamp of the robot heard)
+        for other, its in self.known.items():
+            if other == name or its.foreign or its.state.joining or its.since == -math.inf:
+                continue
+            incarnation, _, age = its.state.heard.get(name, (0, 0, 0.0))
+            if incarnation > state.incarnation:
+                witnesses.append((its.since, math.inf))
+            else:
+                stamp = its.state.stamp - age if incarnation == state.incarnation else -math.inf
+                witnesses.append((its.since, stamp))
+        needed = (len(self.rules.members) + 1) // 2
+        if len(witnesses) < needed:
+            return by_age
+        witnesses = sorted(witnesses, reverse=True)[:needed]
+        last = max(stamp for _, stamp in witnesses) + self.rules.quorum_age
+        oldest = witnesses[-1][0]
+        return min(by_age, self.rules.steps(last - state.stamp) + self.rules.steps(now - oldest))

@@ -1,0 +1,179 @@
+"""The protocol between robots on a simulated network that loses, delays and reorders: nobody shares a cell."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from marlgpt_policy.peers import Peers, Rules, State
+
+STEP = 0.05  # s of true time between two turns of every robot
+
+
+class Careless(Rules):
+    """Rules of a robot that takes the others for slower than they are."""
+
+    def steps(self, seconds):
+        return 1.0
+
+
+class Robot:
+    """A robot that wanders: it asks for random neighbours and leaves cells as fast as it is allowed to."""
+
+    def __init__(self, name, start, offset, rate):
+        self.name, self.offset, self.rate = name, offset, rate
+        self.body = [start]  # cells that nobody else may have: all it held when it died, or claims after that
+        self.peers = None
+        self.wakes = 0.0  # true time at which its process starts
+        self.incarnation = 0
+        self.wants = None
+        self.checked = True  # False from being carried elsewhere until it has joined again
+
+    def clock(self, time):
+        return self.offset + self.rate * time
+
+    def occupied(self):
+        if self.peers is None or not self.peers.joined:
+            return self.body if self.checked else []
+        return self.peers.held
+
+
+class Floor:
+    """Robots on a small grid with true time, a network between them, and a checker."""
+
+    def __init__(self, seed, n=None, shape=None, cell_time=None, delay=None, kinds=Peers, faults=True):
+        self.random = random = np.random.default_rng(seed)
+        n = n or int(random.integers(3, 6))
+        self.shape = shape or [(3, 3), (1, 9), (3, 5), (2, 6), (2, 20)][random.integers(5)]
+        cells = [(r, c) for r in range(self.shape[0]) for c in range(self.shape[1])]
+        names = tuple(f"r{i}" for i in range(n))
+        self.rules = Rules(names, "grid", cell_time or [0.3, 0.7][random.integers(2)], quorum_age=1.0)
+        starts = random.permutation(len(cells))
+        self.robots = [
+            Robot(name, cells[starts[i]], random.uniform(-1e4, 1e4), 1 + random.uniform(-2e-3, 2e-3))
+            for i, name in enumerate(names)
+        ]
+        self.kinds, self.faults = kinds, faults
+        self.delay = delay or [0.03, 0.2, 0.8][random.integers(3)]
+        self.deaths = [0.0, 0.1, 0.4][random.integers(3)]
+        self.loss = np.zeros((n, n))
+        self.time, self.next_weather, self.order = 0.0, 3.0, 0
+        self.post = []
+        self.grants = dict.fromkeys(names, 0)
+        self.conflicts = []
+
+    def run(self, seconds):
+        end = self.time + seconds
+        while self.time < end:
+            self.turn()
+        return self
+
+    def turn(self):
+        random = self.random
+        if self.faults and self.time >= self.next_weather:
+            self.change_weather()
+        while self.post and self.post[0][0] <= self.time:
+            _, _, to, state = heapq.heappop(self.post)
+            if self.robots[to].peers is not None:
+                self.robots[to].peers.receive(state)
+        for i in random.permutation(len(self.robots)):
+            robot = self.robots[i]
+            if robot.peers is None:
+                if self.time >= robot.wakes:
+                    self.wake(robot)
+                continue
+            if random.random() < 0.85:
+                self.act(robot)
+            if random.random() < 0.5:
+                self.send(int(i), robot)
+        self.check()
+        self.time += STEP
+
+    def wake(self, robot):
+        robot.incarnation += 1
+        robot.peers = self.kinds(robot.name, self.rules, robot.incarnation)
+        robot.peers.claim(robot.body)
+
+    def act(self, robot):
+        peers, random = robot.peers, self.random
+        now = robot.clock(self.time)
+        if peers.joined:
+            robot.checked = True
+            while len(peers.held) > 1 and random.random() < 0.5:
+                peers.release(peers.held[0])
+            if peers.request is None and random.random() < 0.7 and len(peers.held) < 4:
+                wish = self.wish(robot)
+                if wish is not None:
+                    peers.ask(wish)
+            elif random.random() < 0.05:
+                peers.drop()
+        if peers.tick(now) is not None:
+            self.grants[robot.name] += 1
+
+    def wish(self, robot):
+        """A neighbour of the last cell, mostly one that brings the robot nearer to where it wants to go."""
+        random, held = self.random, robot.peers.held
+        r, c = held[-1]
+        if robot.wants in (None, (r, c)) or random.random() < 0.03:
+            robot.wants = (int(random.integers(self.shape[0])), int(random.integers(self.shape[1])))
+        near = [(r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1)]
+        near = [cell for cell in near if min(cell) >= 0 and cell[0] < self.shape[0] and cell[1] < self.shape[1]]
+        near = [cell for cell in near if cell not in held]
+        if random.random() < 0.7:
+            near.sort(key=lambda cell: abs(cell[0] - robot.wants[0]) + abs(cell[1] - robot.wants[1]))
+            return near[0] if near else None
+        return near[random.integers(len(near))] if near else None
+
+    def send(self, i, robot):
+        state = robot.peers.message(robot.clock(self.time))
+        for to in range(len(self.robots)):
+            if to != i and self.random.random() >= self.loss[i, to]:
+                self.order += 1
+                late = self.time + self.random.uniform(0.0, self.delay)
+                heapq.heappush(self.post, (late, self.order, to, state))
+
+    def change_weather(self):
+        """New losses per directed link; now and then somebody dies, restarts at once, or is carried away."""
+        random, n = self.random, len(self.robots)
+        self.next_weather = self.time + random.uniform(0.5, 6.0)
+        worst = random.integers(2, 7)
+        self.loss = random.choice([0.0, 0.0, 0.2, 0.5, 0.9, 1.0][:worst], size=(n, n))
+        kind = random.integers(6)
+        if kind == 0:  # two halves that do not hear each other
+            side = random.random(n) < 0.5
+            self.loss[np.not_equal.outer(side, side)] = 1.0
+        elif kind == 1:  # one robot's messages are lost
+            self.loss[random.integers(n)] = 1.0
+        elif kind == 2:  # one that hears nobody
+            self.loss[:, random.integers(n)] = 1.0
+        elif kind == 3:  # two that hear the others but not each other
+            a, b = random.choice(n, 2, replace=False)
+            self.loss[a, b] = self.loss[b, a] = 1.0
+        if random.random() < self.deaths:
+            self.kill(self.robots[random.integers(n)])
+
+    def kill(self, robot):
+        random = self.random
+        if robot.peers is None:
+            return
+        if robot.peers.joined:
+            robot.body = list(robot.peers.held)
+        robot.peers = None
+        robot.wakes = self.time + random.choice([0.0, 0.3, 2.0, 20.0])
+        if random.random() < 0.7 or len(robot.body) == 1:  # it stands between two of its cells, or on one
+            k = random.integers(len(robot.body))
+            robot.body = robot.body[k : k + int(random.integers(1, 3))]
+        if random.random() < 0.1:
+            free = [(r, c) for r in range(self.shape[0]) for c in range(self.shape[1])]
+            robot.body, robot.checked = [free[random.integers(len(free))]], False
+
+    def check(self):
+        taken = {}
+        for robot in self.robots:
+            for cell in robot.occupied():
+                if cell in taken:
+                    self.conflicts.append((round(self.time, 2), cell, taken[cell], robot.name))
+                taken[cell] = robot.name
