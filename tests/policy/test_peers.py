@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from marlgpt_policy.peers import Peers, Rules, State
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from marlgpt_policy.peers import Peers, Rules, Shown, State
 
 STEP = 0.05  # s of true time between two turns of every robot
-
-
-class Careless(Rules):
-    """Rules of a robot that takes the others for slower than they are."""
-
-    def steps(self, seconds):
-        return 1.0
 
 
 class Robot:
@@ -30,15 +24,17 @@ class Robot:
         self.wakes = 0.0  # true time at which its process starts
         self.incarnation = 0
         self.wants = None
-        self.checked = True  # False from being carried elsewhere until it has joined again
+        self.carried = False  # by hand to another cell: the rules cannot know of it before it has joined there
 
     def clock(self, time):
         return self.offset + self.rate * time
 
     def occupied(self):
-        if self.peers is None or not self.peers.joined:
-            return self.body if self.checked else []
-        return self.peers.held
+        return self.peers.held if self.joined else self.body
+
+    @property
+    def joined(self):
+        return self.peers is not None and self.peers.joined
 
 
 class Floor:
@@ -101,7 +97,6 @@ class Floor:
         peers, random = robot.peers, self.random
         now = robot.clock(self.time)
         if peers.joined:
-            robot.checked = True
             while len(peers.held) > 1 and random.random() < 0.5:
                 peers.release(peers.held[0])
             if peers.request is None and random.random() < 0.7 and len(peers.held) < 4:
@@ -162,18 +157,161 @@ class Floor:
         if robot.peers.joined:
             robot.body = list(robot.peers.held)
         robot.peers = None
-        robot.wakes = self.time + random.choice([0.0, 0.3, 2.0, 20.0])
+        robot.wakes, robot.carried = self.time + random.choice([0.0, 0.3, 2.0, 20.0]), False
         if random.random() < 0.7 or len(robot.body) == 1:  # it stands between two of its cells, or on one
             k = random.integers(len(robot.body))
             robot.body = robot.body[k : k + int(random.integers(1, 3))]
         if random.random() < 0.1:
             free = [(r, c) for r in range(self.shape[0]) for c in range(self.shape[1])]
-            robot.body, robot.checked = [free[random.integers(len(free))]], False
+            robot.body, robot.carried = [free[random.integers(len(free))]], True
 
     def check(self):
         taken = {}
         for robot in self.robots:
             for cell in robot.occupied():
-                if cell in taken:
-                    self.conflicts.append((round(self.time, 2), cell, taken[cell], robot.name))
-                taken[cell] = robot.name
+                for other in taken.get(cell, ()):
+                    by_hand = robot.carried or other.carried
+                    if not by_hand or (robot.joined and other.joined):
+                        self.conflicts.append((round(self.time, 2), cell, other.name, robot.name))
+                taken.setdefault(cell, []).append(robot)
+
+
+def grants(floor):
+    return sum(floor.grants.values())
+
+
+# Nobody shares a cell -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=120, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_nobody_shares_a_cell_whatever_the_network_does(seed):
+    assert wander(seed).conflicts == []
+
+
+@pytest.mark.slow
+def test_nobody_shares_a_cell_in_thousands_of_schedules():
+    floors = [wander(seed) for seed in range(2000)]
+    assert [floor.conflicts for floor in floors if floor.conflicts] == []
+    assert sum(grants(floor) for floor in floors) > 20 * len(floors)  # the schedules are not just standstill
+
+
+def wander(seed, kinds=Peers):
+    return Floor(seed, kinds=kinds).run(30.0)
+
+
+def head_on(seed, kinds=Peers, silent_to=(1, 2), rate=1.0):
+    """Two robots drive towards each other along a corridor; the first can no longer be heard by some others."""
+    floor = Floor(seed, n=3, shape=(2, 24), cell_time=0.3, delay=0.03, kinds=kinds, faults=False)
+    ends = [((0, 0), (0, 23)), ((0, 23), (0, 0)), ((1, 23), (1, 23))]
+    for robot, (start, wants) in zip(floor.robots, ends, strict=True):
+        robot.body, robot.wants = [start], wants
+    floor.robots[1].rate = rate
+    floor.run(0.5 + 0.5 * (seed % 4))
+    floor.loss[0, silent_to] = 1.0
+    return floor.run(20.0)
+
+
+def unheard_by_one(seed, kinds=Peers):
+    return head_on(seed, kinds, silent_to=1)
+
+
+@pytest.mark.parametrize("schedule", [head_on, unheard_by_one])
+@pytest.mark.parametrize("seed", range(15))
+def test_nobody_runs_into_a_robot_that_fell_silent(seed, schedule):
+    assert schedule(seed).conflicts == []
+
+
+# These assumptions carry the guarantee: without any one of them the checker above finds conflicts -----------
+
+
+class TakesOthersForSlow(Peers):
+    """Believes that nobody takes more than one cell between two of its messages."""
+
+    def reach(self, name, now):
+        return min(super().reach(name, now), 1)
+
+
+class NeedsNoQuorum(Peers):
+    def quorum(self, now):
+        return True
+
+
+class KnowsNoCellTime(Peers):
+    def tick(self, now):
+        self._last_grant = -math.inf
+        return super().tick(now)
+
+
+class WaitsForNoAnswer(Peers):
+    def _passes(self, name, cell, now):
+        self._asked = 0
+        return super()._passes(name, cell, now)
+
+
+class JoinsAlone(Peers):
+    def waits_for(self):
+        return None
+
+
+class AsksNoWitness(Peers):
+    """Bounds a silent robot by what it has heard of it alone."""
+
+    def reach(self, name, now):
+        rules = self.rules
+        return min(super().reach(name, now), rules.steps(rules.quorum_age))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "schedule"),
+    [
+        (TakesOthersForSlow, wander),
+        (KnowsNoCellTime, wander),
+        (WaitsForNoAnswer, wander),
+        (JoinsAlone, wander),
+        (TakesOthersForSlow, head_on),
+        (NeedsNoQuorum, head_on),
+        (AsksNoWitness, unheard_by_one),
+    ],
+)
+def test_a_broken_assumption_is_found(kinds, schedule):
+    assert any(schedule(seed, kinds=kinds).conflicts for seed in range(300))
+
+
+def test_a_clock_beyond_the_slack_is_found():
+    """The second robot's clock runs at a fifth of the true rate: old news of the first looks fresh to it."""
+    assert any(head_on(seed, silent_to=1, rate=0.2).conflicts for seed in range(100))
+
+
+# Life goes on ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("how", ["silent", "dead"])
+def test_the_fleet_goes_on_away_from_a_robot_that_is_lost(seed, how):
+    floor = Floor(seed, n=5, shape=(7, 9), cell_time=0.7, delay=0.03, faults=False).run(10.0)
+    if how == "silent":
+        floor.loss[0, :] = 1.0
+    else:
+        floor.robots[0].body, floor.robots[0].peers = list(floor.robots[0].peers.held), None
+        floor.robots[0].wakes = math.inf
+    floor.run(10.0)
+    before = dict(floor.grants)
+    floor.run(60.0)
+    more = {name: floor.grants[name] - before[name] for name in before}
+    assert more["r0"] == 0
+    assert sum(more[name] > 10 for name in ("r1", "r2", "r3", "r4")) >= 2, more
+    assert floor.conflicts == []
+    # What it may occupy has stopped growing: the cells of one quorum_age and those since the witnesses' states.
+    for robot in floor.robots[1:]:
+        bound = floor.rules.steps(floor.rules.quorum_age) + floor.rules.steps(1.0) + 1
+        assert robot.peers.reach("r0", robot.clock(floor.time)) <= bound
+
+
+@pytest.mark.parametrize("loss", [0.2, 0.5])
+def test_lost_messages_slow_the_fleet_but_do_not_stop_it(loss):
+    floor = Floor(1, n=4, shape=(3, 5), cell_time=0.7, delay=0.03, faults=False)
+    floor.loss[:] = loss
+    floor.run(60.0)
+    assert min(floor.grants.values()) > 10
+    assert floor.conflicts == []

@@ -134,7 +134,7 @@ class Choice:
         """Whether a robot that cannot be asked to make way holds ``cell`` or possibly does."""
         for name, known in others.items():
             lost = known.foreign or now - known.since > self.peers.rules.quorum_age
-            if lost and known.distance(cell) <= self.peers.reach(name, now):
+            if lost and self.peers.may_hold(name, cell, now):
                 return True
             if cell in known.state.held and (known.state.shown.stopped or known.state.joining):
                 return True

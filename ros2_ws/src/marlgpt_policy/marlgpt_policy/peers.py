@@ -4,16 +4,18 @@ Every robot broadcasts its newest state: the cells it holds, the one cell it ask
 newest message it has heard. A robot stands and drives only in cells it holds. It takes the cell T it asks for (its
 *grant*) when each other robot k either
 
-* has *let it pass*: k's newest state was sent after k had heard the request, does not hold T, and contains no request
-  for T that goes first (smaller request clock, then name) - Ricart and Agrawala 1981, doi:10.1145/358527.358537 - or
-* surely does not hold T: T lies farther from the cells in k's newest state than k can have got since (`Peers.reach`).
+1. has *let it pass*: k's newest state was sent after k had heard the request, does not hold T, and contains no request
+   for T that goes first (smaller request clock, then name) - Ricart and Agrawala 1981, doi:10.1145/358527.358537 -, or
+2. *surely does not hold T*, because T lies farther from the cells in k's newest state than k can have got since
+   (`Peers.reach`), or because k would have had to ask this robot and has not (`Peers.must_ask`).
 
-**Two robots never hold one cell.** Suppose i and k do, and i took T later, at time t. The second case is excluded,
-because k holds T. In the first, k's state was sent before k's grant (it does not hold T) and after k had heard i's
-request, so k's own request is the later one: it was in that state and did not go first, or it was made after that with
-a larger clock. At its grant k thus had heard i's request, which stood until t; so k's newest state of i contained T (no
-second case), and a request that goes first (no first case). Contradiction. No bound on delays, no order of messages and
-no common time is needed for this.
+**Two robots never hold one cell.** Suppose i and k do, and i took T at time t, after k. Case 2 is excluded, because k
+holds T. So k's newest state at i was sent before k's grant, for it does not hold T, and after k had heard i's request.
+At its own grant k thus knew a state of i that contains the request, for it stood until t. T is a neighbour of the cells
+in that state, so k could not use case 2: i had let it pass, in a state sent after i had heard k's request. Hence each
+knew the other's request when it took T and found that the other's does not go first. But one of two does.
+Contradiction. No bound on delays, no order of messages and no common time is needed for this. (The logical clock makes
+the oldest request go first, so that nobody starves; safety needs only some order that both see alike.)
 
 **How far a robot can have got.** A grant is a neighbour of a held cell and comes at least `cell_time` after the one
 before, so at most floor(d / cell_time) + 1 grants fit into d seconds. The age d of k's state is measured on the own
@@ -27,10 +29,16 @@ then the grant was no later than e + A on k's own clock, or after it, and then t
 So since its newest state, with stamp s, k has taken at most steps(e + A - s) + steps(w) cells, and for a robot that
 nobody hears any more e no longer grows.
 
+**Who must ask.** If each message that this robot sent since the one that k is known to have heard contains a cell next
+to T, k cannot use the distance for T. If k's newest state contains no cell next to T, k cannot use this argument in turn
+(it sent that state after the one it knows this robot to have heard). So k takes T only after this robot has heard k's
+request and answered, which has not happened while k's newest state does not ask for T. Hence a robot near one that died
+can still step away from it.
+
 **Restarts.** A process that starts has forgotten what it held and what it has heard. It stands still, claims the cells
 around it as held, and *joins* - may move and counts as one of W - once every member has acknowledged the claim in a
-state that does not hold these cells. (Of two that join on common cells the one with fewer cells goes first, then the
-smaller name.) Nobody takes a claimed cell after having heard of the claim, so nobody holds it then. Acknowledgements
+state that does not hold these cells. (Of two that join on common cells, the one that stands on them goes first, then the
+one with fewer cells, then the smaller name.) Nobody takes a claimed cell after having heard of the claim, so nobody holds it then. Acknowledgements
 name the incarnation: what W reports about another incarnation of k than the known one does not bound it.
 """
 
@@ -38,6 +46,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -195,6 +204,7 @@ class Peers:
         self.sequence = 0
         self._asked = 0  # sequence of the first message that carries the request
         self._sent: dict[int, float] = {}
+        self._shown_held: deque[tuple[int, tuple[Cell, ...]]] = deque(maxlen=64)  # (first message, cells in it)
         self._last_grant = -math.inf
 
     # Messages -------------------------------------------------------------------------------------------
@@ -231,6 +241,8 @@ class Peers:
         self.sequence += 1
         self._sent[self.sequence] = now
         self._sent.pop(self.sequence - REMEMBERED, None)
+        if not self._shown_held or self._shown_held[-1][1] != tuple(self.held):
+            self._shown_held.append((self.sequence, tuple(self.held)))
         heard = {
             name: (known.state.incarnation, known.state.sequence, now - known.state.stamp)
             for name, known in self.known.items()
@@ -318,10 +330,15 @@ class Peers:
             if known.state.heard.get(self.name, (0,))[0] != self.incarnation:
                 return name, "has not heard this robot yet"
             if not claimed.isdisjoint(known.state.held):
-                mine, theirs = (len(claimed), self.name), (len(known.state.held), name)
-                if not (known.state.joining and mine < theirs):
+                if not (known.state.joining and self._joins_before(known.state)):
                     return name, "is too close"
         return None
+
+    def _joins_before(self, other: State) -> bool:
+        """Whether this one goes first of two that join on common cells; nobody where both stand on them."""
+        if other.held[0] in self.held or self.held[0] in other.held:
+            return other.held[0] not in self.held
+        return (len(self.held), self.name) < (len(other.held), other.name)
 
     def quorum(self, now: float) -> bool:
         """Whether more than half of all members hear this robot, as far as it knows."""
@@ -346,7 +363,27 @@ class Peers:
             first = (state.request_clock, name) < (self.request_clock, self.name)
             if state.request != cell or not first:
                 return True
-        return known.distance(cell) > self.reach(name, now)
+        return not self.may_hold(name, cell, now)
+
+    def may_hold(self, name: str, cell: Cell, now: float) -> bool:
+        """Whether robot ``name`` possibly holds ``cell`` now."""
+        known = self.known.get(name)
+        if known is None:
+            return True
+        return known.distance(cell) <= self.reach(name, now) and not self.must_ask(known, cell)
+
+    def must_ask(self, known: Known, cell: Cell) -> bool:
+        """Whether a robot does not hold ``cell`` because it would have had to ask this one for it and has not."""
+        state = known.state
+        incarnation, sequence, _ = state.heard.get(self.name, (0, 0, 0.0))
+        if incarnation != self.incarnation or known.foreign or known.distance(cell) <= 1 or cell == state.request:
+            return False
+        for first, held in reversed(self._shown_held):
+            if not any(abs(r - cell[0]) + abs(c - cell[1]) <= 1 for r, c in held):
+                return False
+            if first <= sequence:
+                return True
+        return False
 
     def reach(self, name: str, now: float) -> float:
         """Moves from its known cells that robot ``name`` can have got to by now; may be infinite.
