@@ -155,9 +155,9 @@ class Floor:
         if robot.peers is None:
             return
         if robot.peers.joined:
-            robot.body = list(robot.peers.held)
+            robot.body, robot.carried = list(robot.peers.held), False
         robot.peers = None
-        robot.wakes, robot.carried = self.time + random.choice([0.0, 0.3, 2.0, 20.0]), False
+        robot.wakes = self.time + random.choice([0.0, 0.3, 2.0, 20.0])
         if random.random() < 0.7 or len(robot.body) == 1:  # it stands between two of its cells, or on one
             k = random.integers(len(robot.body))
             robot.body = robot.body[k : k + int(random.integers(1, 3))]
@@ -289,7 +289,7 @@ def test_a_clock_beyond_the_slack_is_found():
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("how", ["silent", "dead"])
 def test_the_fleet_goes_on_away_from_a_robot_that_is_lost(seed, how):
-    floor = Floor(seed, n=5, shape=(7, 9), cell_time=0.7, delay=0.03, faults=False).run(10.0)
+    floor = Floor(seed, n=5, shape=(12, 12), cell_time=0.7, delay=0.03, faults=False).run(10.0)
     if how == "silent":
         floor.loss[0, :] = 1.0
     else:
@@ -300,7 +300,7 @@ def test_the_fleet_goes_on_away_from_a_robot_that_is_lost(seed, how):
     floor.run(60.0)
     more = {name: floor.grants[name] - before[name] for name in before}
     assert more["r0"] == 0
-    assert sum(more[name] > 10 for name in ("r1", "r2", "r3", "r4")) >= 2, more
+    assert sum(more.values()) > 40 and sum(count > 5 for count in more.values()) >= 2, more
     assert floor.conflicts == []
     # What it may occupy has stopped growing: the cells of one quorum_age and those since the witnesses' states.
     for robot in floor.robots[1:]:

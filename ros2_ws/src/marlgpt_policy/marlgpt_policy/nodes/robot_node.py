@@ -1,0 +1,372 @@
+"""The node of one robot of a decentralised fleet: messages in and out around :class:`marlgpt_policy.lone.Lone`.
+
+Names are relative: ``map``, ``fleet/peers``, ``fleet/emergency_stop`` and ``<name>/...`` for the robot's own topics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import sys
+import time
+
+import numpy as np
+import rclpy
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Twist, TwistStamped
+from marlgpt_msgs.msg import PeerState, RobotState
+from nav_msgs.msg import OccupancyGrid, Odometry
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rclpy.time import Time
+from std_msgs.msg import Bool, Header
+from std_srvs.srv import Trigger
+
+from marlgpt_policy.clearance import DistanceField
+from marlgpt_policy.fleet import GoalError
+from marlgpt_policy.grid import NavGrid, build_grid
+from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.lone import Lone, LoneConfig
+from marlgpt_policy.nodes import conversions, parameters
+from marlgpt_policy.nodes.parameters import Spec
+from marlgpt_policy.occupancy import from_occupancy_grid
+from marlgpt_policy.peers import Rules, Shown, State
+from marlgpt_policy.policy import OnnxPolicy, PolicyError
+
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+PEERS = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+LAST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+NO_MOVE = 5
+"""History entry of ``PeerState`` for a step that has not happened."""
+
+OWN_PARAMETERS: dict[str, Spec] = {
+    "name": Spec("", "Which of the robots this node drives."),
+    "absent": Spec(parameters._STRINGS, "Robots that are not on the floor, so that nobody waits for them."),
+    "fleet_max_speed": Spec(
+        0.0, "Largest speed of any robot of the fleet, m/s, the same for all; 0 for this one's max_speed.", 0.0, 20.0
+    ),
+    "message_rate": Spec(10.0, "States sent to the other robots per second, besides changes.", 2.0, 100.0),
+    "quorum_age": Spec(
+        1.0, "Seconds within which a majority must have heard this robot; the same for all.", 0.1, 60.0
+    ),
+    "clock_slack": Spec(
+        0.1, "Seconds by which two robots' clocks may differ about the length of an interval.", 0.001, 5.0
+    ),
+}
+
+
+class RobotNode(Node):
+    """Waits for a map and a pose, joins the other robots, and drives to the goals that its robot is given."""
+
+    def __init__(self, **options) -> None:
+        """Read the parameters, load the policy and subscribe.
+
+        Raises:
+            ValueError: A parameter or the policy file is wrong; the message names it.
+        """
+        super().__init__("robot_node", **options)
+        parameters.declare(self, parameters.PARAMETERS)
+        parameters.declare(self, OWN_PARAMETERS)
+        self.settings = parameters.read(self)
+        own = {name: self.get_parameter_or(name, None) for name in OWN_PARAMETERS}
+        self.own = {name: None if value is None else value.value for name, value in own.items()}
+        self.robot = next((r for r in self.settings.robots if r.name == self.own["name"]), None)
+        if self.robot is None:
+            names = ", ".join(robot.name for robot in self.settings.robots)
+            raise ValueError(f"parameter 'name' is '{self.own['name']}'; it must be one of robots: {names}")
+        self.policy = OnnxPolicy(
+            self.settings.policy, POGEMA_LAYOUT, tuple(self.settings.providers), self.settings.threads
+        )
+        self.lone: Lone | None = None
+        self.rejected = 0
+        self._stopped = ""  # why, while it is; outlives maps
+        self._early_goal: PoseStamped | None = None
+        self._pose_stamp = 0
+        self._warned: dict[str, float] = {}
+        self._connect(self.robot.name)
+        self.get_logger().info(f"drives {self.robot.name} with policy {self.policy.name}; waiting for a map")
+
+    def _connect(self, name: str) -> None:
+        twist = TwistStamped if self.settings.stamped_cmd_vel else Twist
+        self._cmd = self.create_publisher(twist, f"{name}/cmd_vel", LAST)
+        self._peers = self.create_publisher(PeerState, "fleet/peers", PEERS)
+        self._state = self.create_publisher(RobotState, f"{name}/state", RELIABLE)
+        by_odom = self.settings.pose_source == "odom"
+        kind, topic = (Odometry, "odom") if by_odom else (PoseWithCovarianceStamped, "pose")
+        self.create_subscription(OccupancyGrid, "map", self._on_map, LATCHED)
+        self.create_subscription(kind, f"{name}/{topic}", self._on_pose, BEST_EFFORT)
+        self.create_subscription(PoseStamped, f"{name}/goal_pose", self._on_goal, RELIABLE)
+        self.create_subscription(PeerState, "fleet/peers", self._on_peer, PEERS)
+        for topic in ("fleet/emergency_stop", f"{name}/emergency_stop"):
+            self.create_subscription(Bool, topic, self._on_emergency, RELIABLE)
+        self.create_service(Trigger, f"{name}/stop", self._on_stop)
+        self.create_service(Trigger, f"{name}/resume", self._on_resume)
+        self.create_timer(1.0 / self.settings.control_rate, self._tick)
+        self.create_timer(1.0 / self.settings.state_rate, self._publish_state)
+
+    # Inputs ---------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Seconds on the node's clock (simulated where ``use_sim_time`` is set)."""
+        return self.get_clock().now().nanoseconds * 1e-9
+
+    def _reject(self, key: str, text: str) -> None:
+        """Count a refused message; log each kind at most every five seconds."""
+        self.rejected += 1
+        now = time.monotonic()
+        if now - self._warned.get(key, -1e9) >= 5.0:
+            self._warned[key] = now
+            self.get_logger().warning(text)
+
+    def _on_map(self, message: OccupancyGrid) -> None:
+        if self.lone is not None:
+            self._reject("map", "a new map came while the robot drives; restart the node to change maps")
+            return
+        settings, own = self.settings, self.own
+        try:
+            if message.header.frame_id not in ("", settings.map_frame):
+                raise ValueError(f"its frame is '{message.header.frame_id}', map_frame is '{settings.map_frame}'")
+            map = from_occupancy_grid(message)
+            grid = build_grid(
+                map, settings.radius, settings.margin, settings.cell_size or None, settings.unknown_is_free
+            )
+            members = tuple(robot.name for robot in settings.robots)
+            speed = own["fleet_max_speed"] or settings.max_speed
+            rules = Rules(
+                members, grid_hash(grid), grid.cell_size / speed, own["quorum_age"], own["clock_slack"]
+            )
+            config = LoneConfig(
+                control_period=1.0 / settings.control_rate,
+                pose_timeout=settings.pose_timeout,
+                latency=settings.fleet.latency or 2.0 / settings.control_rate,
+                arrive_tolerance=settings.arrive_tolerance,
+                temperature=settings.temperature,
+                seed=settings.seed + members.index(self.robot.name),
+                message_period=1.0 / own["message_rate"],
+            )
+            distances = DistanceField(map, settings.unknown_is_free)
+            self.lone = Lone(
+                self.robot, grid, self.policy, rules, time.time_ns(), config, distances, tuple(own["absent"] or ())
+            )
+        except ValueError as error:
+            self._reject("map", f"map refused: {error}")
+            return
+        self.get_logger().info(f"map accepted: {grid.free.shape[0]} x {grid.free.shape[1]} cells")
+        if self._stopped:
+            self.lone.stop()
+        if self._early_goal is not None:
+            self._on_goal(self._early_goal)
+
+    def _on_pose(self, message: Odometry | PoseWithCovarianceStamped) -> None:
+        if self.lone is None:
+            return
+        if message.header.frame_id not in ("", self.settings.map_frame):
+            self._reject("frame", f"pose is in frame '{message.header.frame_id}', not '{self.settings.map_frame}'")
+            return
+        stamp = Time.from_msg(message.header.stamp).nanoseconds
+        if stamp and stamp <= self._pose_stamp and self._pose_stamp - stamp < 5e8:
+            return  # no news
+        self._pose_stamp = stamp
+        now = self.now()
+        try:
+            taken = min(now, stamp * 1e-9) if stamp else now
+            self.lone.update_pose(*conversions.planar(message.pose.pose), taken)
+        except ValueError as error:
+            self._reject("pose", f"pose refused: {error}")
+
+    def _on_goal(self, message: PoseStamped) -> None:
+        if message.header.frame_id not in ("", self.settings.map_frame):
+            self._reject("goal", f"goal is in frame '{message.header.frame_id}', not the map's")
+            return
+        if self.lone is None:
+            self._early_goal = message
+            return
+        try:
+            self.lone.set_goal(message.pose.position.x, message.pose.position.y, self.now())
+        except GoalError as error:
+            self._reject("goal", f"refused: {error}")
+
+    def _on_peer(self, message: PeerState) -> None:
+        if self.lone is None or message.name == self.robot.name and message.incarnation <= self.lone.incarnation:
+            return
+        try:
+            state = read_state(message)
+            if state.key != self.lone.peers.key:
+                cells = cells_around(self.lone.grid, state.shown.pose)
+                state = State(**{**vars(state), "held": cells, "request": None})
+                self._reject(
+                    f"rules {message.name}",
+                    f"'{message.name}' drives on another map or by other rules ({state.key}, here "
+                    f"{self.lone.peers.key}): give both the same map, robots, fleet_max_speed and quorum_age",
+                )
+            self.lone.receive(state)
+        except ValueError as error:
+            self._reject(f"peer {message.name}", f"state of '{message.name}' refused: {error}")
+
+    def _on_emergency(self, message: Bool) -> None:
+        if message.data:  # false does not let anybody drive again
+            self._halt("emergency stop")
+
+    def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._halt("stopped")
+        response.success, response.message = True, f"stopped until {self.robot.name}/resume is called"
+        return response
+
+    def _on_resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._stopped = ""
+        if self.lone is not None:
+            self.lone.resume()
+        response.success = True
+        response.message = "driving" if self.lone is not None else "resumed; no map has been received yet"
+        return response
+
+    def _halt(self, why: str) -> None:
+        if not self._stopped:
+            self.get_logger().warning(f"{why}: stands still until {self.robot.name}/resume is called")
+        self._stopped = why
+        if self.lone is not None:
+            self.lone.stop()
+        self._send_command(np.zeros(3), self.now())
+
+    # Control periods and outputs ------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        if self.lone is None:
+            return
+        now = self.now()
+        try:
+            result = self.lone.tick(now)
+        except (PolicyError, ValueError) as error:
+            self.get_logger().error(str(error))
+            self._halt("the policy failed")
+            return
+        self._send_command(result.command, now)
+        if result.message is not None:
+            self._peers.publish(write_state(result.message, self.settings.map_frame))
+        if result.reached:
+            self._publish_state()
+
+    def _send_command(self, command: np.ndarray, now: float) -> None:
+        if self.settings.stamped_cmd_vel:
+            message = TwistStamped()
+            message.header.stamp = Time(nanoseconds=round(now * 1e9)).to_msg()
+            message.header.frame_id = f"{self.robot.name}/base_link"
+            twist = message.twist
+        else:
+            message = twist = Twist()
+        twist.linear.x, twist.linear.y, twist.angular.z = command.tolist()
+        self._cmd.publish(message)
+
+    def stop_wheels(self) -> None:
+        """Command a standstill."""
+        self._send_command(np.zeros(3), self.now())
+
+    def _publish_state(self) -> None:
+        lone = self.lone
+        if lone is None:
+            return
+        now = self.now()
+        status, detail = lone.status(now)
+        message = RobotState(name=self.robot.name, status=int(status), detail=self._stopped or detail, pose_age=-1.0)
+        if lone.pose is not None:
+            message.pose = conversions.pose_message(*lone.pose)
+            message.pose_age = float(now - lone.pose_time)
+        here, there = (lone.path[0], lone.path[min(1, len(lone.path) - 1)]) if lone.path else ((-1, -1),) * 2
+        message.row, message.col = here
+        message.target_row, message.target_col = there
+        message.goal_row, message.goal_col = lone.choice.goal or (-1, -1)
+        message.goals_reached = lone.goals_reached
+        self._state.publish(message)
+
+
+def grid_hash(grid: NavGrid) -> str:
+    """Hash of the cells, the moves and where they lie, to the millimetre."""
+    place = repr((grid.shape, round(grid.cell_size, 3), [round(v, 3) for v in grid.origin], grid.frame_id))
+    return hashlib.sha256(place.encode() + np.packbits(grid.moves).tobytes()).hexdigest()[:16]
+
+
+def cells_around(grid: NavGrid, pose: tuple[float, float, float]) -> tuple[tuple[int, int], ...]:
+    """The cell at a pose and the eight around it: what a robot there may touch whatever its own grid is."""
+    row, col = (int(v) for v in grid.cell_of(np.array(pose[:2])))
+    return tuple((row + r, col + c) for r in (0, -1, 1) for c in (0, -1, 1))
+
+
+def read_state(message: PeerState) -> State:
+    """A robot's state from its message.
+
+    Raises:
+        ValueError: Lists of different lengths, no cell, or a pose that is not finite.
+    """
+    lists = (message.peers, message.heard_incarnation, message.heard_sequence, message.heard_age)
+    if len({len(values) for values in lists}) > 1 or len(message.held_rows) != len(message.held_cols):
+        raise ValueError("its lists have different lengths")
+    if not message.held_rows:
+        raise ValueError("it holds no cell")
+    heard = {name: (int(a), int(b), float(c)) for name, a, b, c in zip(*lists, strict=True)}
+    request = (message.request_row, message.request_col) if message.request_row >= 0 else None
+    goal = (message.goal_row, message.goal_col) if message.goal_row >= 0 else None
+    history = tuple(-1 if move == NO_MOVE else int(move) for move in message.history)
+    shown = Shown(
+        conversions.planar(message.pose), message.stopped, goal, float(message.waited), history
+    )  # fmt: skip
+    return State(
+        message.name, message.incarnation, message.sequence,
+        Time.from_msg(message.header.stamp).nanoseconds * 1e-9, message.clock, message.grid,
+        tuple((int(r), int(c)) for r, c in zip(message.held_rows, message.held_cols, strict=True)),
+        request, message.request_clock, heard, shown,
+    )  # fmt: skip
+
+
+def write_state(state: State, frame: str) -> PeerState:
+    """A robot's state as a message, its pose in ``frame``."""
+    message = PeerState(name=state.name, incarnation=state.incarnation, sequence=state.sequence, clock=state.clock)
+    message.header = Header(frame_id=frame, stamp=Time(nanoseconds=round(state.stamp * 1e9)).to_msg())
+    message.grid, message.stopped = state.key, state.shown.stopped
+    message.pose = conversions.pose_message(*state.shown.pose)
+    message.held_rows, message.held_cols = [r for r, _ in state.held], [c for _, c in state.held]
+    message.request_row, message.request_col = state.request or (-1, -1)
+    message.request_clock = state.request_clock
+    message.goal_row, message.goal_col = state.shown.goal or (-1, -1)
+    message.waited = state.shown.waited
+    message.history = [NO_MOVE if move < 0 else move for move in state.shown.history]
+    message.peers = list(state.heard)
+    message.heard_incarnation = [a for a, _, _ in state.heard.values()]
+    message.heard_sequence = [b for _, b, _ in state.heard.values()]
+    message.heard_age = [c for _, _, c in state.heard.values()]
+    return message
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is interrupted; the last thing it sends is a standstill."""
+    # With rclpy's own handlers the context would be gone before the robot could be told to stop.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        node = RobotNode()
+    except ValueError as error:
+        print(f"robot_node: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while rclpy.ok():
+            executor.spin_once(timeout_sec=0.5)  # returns to Python, where signals are noticed
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        if rclpy.ok():
+            node.stop_wheels()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
