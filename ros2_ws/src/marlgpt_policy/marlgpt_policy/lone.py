@@ -7,7 +7,7 @@ the protocol of :mod:`marlgpt_policy.peers`. It stands, and drives along edges, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -60,7 +60,14 @@ class LoneConfig:
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` that names the first value out of range."""
-        for name in ("control_period", "pose_timeout", "arrive_tolerance", "message_period", "patience", "wait"):
+        for name in (
+            "control_period",
+            "pose_timeout",
+            "arrive_tolerance",
+            "message_period",
+            "patience",
+            "wait",
+        ):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number of seconds or metres, got {value!r}")
@@ -178,7 +185,9 @@ class Lone:
         self.choice.set_goal(cell, now)
         if self.path and not self.choice.reachable(self.path[-1]):
             self.choice.set_goal(last, now)
-            raise GoalError(f"{name} cannot be reached from where the robot is: no way wide enough leads there")
+            raise GoalError(
+                f"{name} cannot be reached from where the robot is: no way wide enough leads there"
+            )
         return cell
 
     def cancel_goal(self) -> None:

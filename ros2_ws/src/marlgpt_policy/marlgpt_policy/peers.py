@@ -29,17 +29,18 @@ then the grant was no later than e + A on k's own clock, or after it, and then t
 So since its newest state, with stamp s, k has taken at most steps(e + A - s) + steps(w) cells, and for a robot that
 nobody hears any more e no longer grows.
 
-**Who must ask.** If each message that this robot sent since the one that k is known to have heard contains a cell next
-to T, k cannot use the distance for T. If k's newest state contains no cell next to T, k cannot use this argument in turn
-(it sent that state after the one it knows this robot to have heard). So k takes T only after this robot has heard k's
-request and answered, which has not happened while k's newest state does not ask for T. Hence a robot near one that died
-can still step away from it.
+**Who must ask.** If each message that this robot sent since the one that k is known to have heard contains a cell
+next to T, k cannot use the distance for T. If k's newest state contains no cell next to T, k cannot use this argument
+in turn (it sent that state after the one that it knows this robot to have heard). So k takes T only after this robot
+has heard k's request and answered, which has not happened while k's newest state does not ask for T. Hence a robot
+near one that died can still step away from it.
 
 **Restarts.** A process that starts has forgotten what it held and what it has heard. It stands still, claims the cells
 around it as held, and *joins* - may move and counts as one of W - once every member has acknowledged the claim in a
-state that does not hold these cells. (Of two that join on common cells, the one that stands on them goes first, then the
-one with fewer cells, then the smaller name.) Nobody takes a claimed cell after having heard of the claim, so nobody holds it then. Acknowledgements
-name the incarnation: what W reports about another incarnation of k than the known one does not bound it.
+state that does not hold these cells. (Of two that join on common cells, the one that stands on them goes first, then
+the one with fewer cells, then the smaller name.) Nobody takes a claimed cell after having heard of the claim, so
+nobody holds it then. Acknowledgements name the incarnation: what W reports about another incarnation of k than the
+known one does not bound it.
 """
 
 from __future__ import annotations
@@ -204,7 +205,9 @@ class Peers:
         self.sequence = 0
         self._asked = 0  # sequence of the first message that carries the request
         self._sent: dict[int, float] = {}
-        self._shown_held: deque[tuple[int, tuple[Cell, ...]]] = deque(maxlen=64)  # (first message, cells in it)
+        self._shown_held: deque[tuple[int, tuple[Cell, ...]]] = deque(
+            maxlen=64
+        )  # (first message, cells in it)
         self._last_grant = -math.inf
 
     # Messages -------------------------------------------------------------------------------------------
@@ -275,7 +278,9 @@ class Peers:
         if cell == self.request:
             return
         if not self.joined or cell in self.held or not self._beside(cell):
-            raise ValueError(f"'{self.name}' cannot ask for {cell}, it holds {self.held}, joined: {self.joined}")
+            raise ValueError(
+                f"'{self.name}' cannot ask for {cell}, it holds {self.held}, joined: {self.joined}"
+            )
         self.clock += 1
         self.request, self.request_clock = cell, self.clock
         self._asked = self.sequence + 1
@@ -376,7 +381,12 @@ class Peers:
         """Whether a robot does not hold ``cell`` because it would have had to ask this one for it and has not."""
         state = known.state
         incarnation, sequence, _ = state.heard.get(self.name, (0, 0, 0.0))
-        if incarnation != self.incarnation or known.foreign or known.distance(cell) <= 1 or cell == state.request:
+        if (
+            incarnation != self.incarnation
+            or known.foreign
+            or known.distance(cell) <= 1
+            or cell == state.request
+        ):
             return False
         for first, held in reversed(self._shown_held):
             if not any(abs(r - cell[0]) + abs(c - cell[1]) <= 1 for r, c in held):

@@ -6,6 +6,7 @@ Names are relative: ``map``, ``fleet/peers``, ``fleet/emergency_stop`` and ``<na
 from __future__ import annotations
 
 import hashlib
+import math
 import signal
 import sys
 import time
@@ -15,8 +16,10 @@ import rclpy
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Twist, TwistStamped
 from marlgpt_msgs.msg import PeerState, RobotState
 from nav_msgs.msg import OccupancyGrid, Odometry
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
@@ -46,9 +49,15 @@ NO_MOVE = 5
 
 OWN_PARAMETERS: dict[str, Spec] = {
     "name": Spec("", "Which of the robots this node drives."),
-    "absent": Spec(parameters._STRINGS, "Robots that are not on the floor, so that nobody waits for them."),
+    "absent": Spec(
+        Parameter.Type.STRING_ARRAY,
+        "Robots that are not on the floor, so that nobody waits for them; may be changed at any time.",
+    ),
     "fleet_max_speed": Spec(
-        0.0, "Largest speed of any robot of the fleet, m/s, the same for all; 0 for this one's max_speed.", 0.0, 20.0
+        0.0,
+        "Largest speed of any robot of the fleet, m/s, the same for all; 0 for this one's max_speed.",
+        0.0,
+        20.0,
     ),
     "message_rate": Spec(10.0, "States sent to the other robots per second, besides changes.", 2.0, 100.0),
     "quorum_age": Spec(
@@ -89,6 +98,7 @@ class RobotNode(Node):
         self._pose_stamp = 0
         self._warned: dict[str, float] = {}
         self._connect(self.robot.name)
+        self.add_on_set_parameters_callback(self._on_parameters)
         self.get_logger().info(f"drives {self.robot.name} with policy {self.policy.name}; waiting for a map")
 
     def _connect(self, name: str) -> None:
@@ -108,6 +118,27 @@ class RobotNode(Node):
         self.create_service(Trigger, f"{name}/resume", self._on_resume)
         self.create_timer(1.0 / self.settings.control_rate, self._tick)
         self.create_timer(1.0 / self.settings.state_rate, self._publish_state)
+
+    def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        """Take a new list of absent robots; refuse changes that would have no effect."""
+        tables = (parameters.PARAMETERS, OWN_PARAMETERS)
+        fixed = [change.name for change in changes if any(change.name in t for t in tables)]
+        if "absent" in fixed:
+            fixed.remove("absent")
+        if fixed:
+            return SetParametersResult(
+                successful=False, reason=f"{', '.join(fixed)}: restart the node to change it"
+            )
+        for change in changes:
+            if change.name == "absent":
+                strangers = set(change.value) - {robot.name for robot in self.settings.robots}
+                if strangers or self.robot.name in change.value:
+                    reason = f"absent: {', '.join(change.value)} must be other robots of the fleet"
+                    return SetParametersResult(successful=False, reason=reason)
+                self.own["absent"] = list(change.value)
+                if self.lone is not None:
+                    self.lone.peers.absent = set(change.value)
+        return SetParametersResult(successful=True)
 
     # Inputs ---------------------------------------------------------------------------------------------
 
@@ -130,7 +161,9 @@ class RobotNode(Node):
         settings, own = self.settings, self.own
         try:
             if message.header.frame_id not in ("", settings.map_frame):
-                raise ValueError(f"its frame is '{message.header.frame_id}', map_frame is '{settings.map_frame}'")
+                raise ValueError(
+                    f"its frame is '{message.header.frame_id}', map_frame is '{settings.map_frame}'"
+                )
             map = from_occupancy_grid(message)
             grid = build_grid(
                 map, settings.radius, settings.margin, settings.cell_size or None, settings.unknown_is_free
@@ -143,7 +176,7 @@ class RobotNode(Node):
             config = LoneConfig(
                 control_period=1.0 / settings.control_rate,
                 pose_timeout=settings.pose_timeout,
-                latency=settings.fleet.latency or 2.0 / settings.control_rate,
+                latency=settings.latency if settings.latency >= 0 else 2.0 / settings.control_rate,
                 arrive_tolerance=settings.arrive_tolerance,
                 temperature=settings.temperature,
                 seed=settings.seed + members.index(self.robot.name),
@@ -151,7 +184,14 @@ class RobotNode(Node):
             )
             distances = DistanceField(map, settings.unknown_is_free)
             self.lone = Lone(
-                self.robot, grid, self.policy, rules, time.time_ns(), config, distances, tuple(own["absent"] or ())
+                self.robot,
+                grid,
+                self.policy,
+                rules,
+                time.time_ns(),
+                config,
+                distances,
+                tuple(own["absent"] or ()),
             )
         except ValueError as error:
             self._reject("map", f"map refused: {error}")
@@ -166,7 +206,9 @@ class RobotNode(Node):
         if self.lone is None:
             return
         if message.header.frame_id not in ("", self.settings.map_frame):
-            self._reject("frame", f"pose is in frame '{message.header.frame_id}', not '{self.settings.map_frame}'")
+            self._reject(
+                "frame", f"pose is in frame '{message.header.frame_id}', not '{self.settings.map_frame}'"
+            )
             return
         stamp = Time.from_msg(message.header.stamp).nanoseconds
         if stamp and stamp <= self._pose_stamp and self._pose_stamp - stamp < 5e8:
@@ -192,7 +234,11 @@ class RobotNode(Node):
             self._reject("goal", f"refused: {error}")
 
     def _on_peer(self, message: PeerState) -> None:
-        if self.lone is None or message.name == self.robot.name and message.incarnation <= self.lone.incarnation:
+        if (
+            self.lone is None
+            or message.name == self.robot.name
+            and message.incarnation <= self.lone.incarnation
+        ):
             return
         try:
             state = read_state(message)
@@ -272,7 +318,9 @@ class RobotNode(Node):
             return
         now = self.now()
         status, detail = lone.status(now)
-        message = RobotState(name=self.robot.name, status=int(status), detail=self._stopped or detail, pose_age=-1.0)
+        message = RobotState(
+            name=self.robot.name, status=int(status), detail=self._stopped or detail, pose_age=-1.0
+        )
         if lone.pose is not None:
             message.pose = conversions.pose_message(*lone.pose)
             message.pose_age = float(now - lone.pose_time)
@@ -307,13 +355,13 @@ def read_state(message: PeerState) -> State:
         raise ValueError("its lists have different lengths")
     if not message.held_rows:
         raise ValueError("it holds no cell")
+    if not all(math.isfinite(value) for value in (*message.heard_age, message.waited)):
+        raise ValueError("a number in it is not finite")
     heard = {name: (int(a), int(b), float(c)) for name, a, b, c in zip(*lists, strict=True)}
     request = (message.request_row, message.request_col) if message.request_row >= 0 else None
     goal = (message.goal_row, message.goal_col) if message.goal_row >= 0 else None
     history = tuple(-1 if move == NO_MOVE else int(move) for move in message.history)
-    shown = Shown(
-        conversions.planar(message.pose), message.stopped, goal, float(message.waited), history
-    )  # fmt: skip
+    shown = Shown(conversions.planar(message.pose), message.stopped, goal, float(message.waited), history)
     return State(
         message.name, message.incarnation, message.sequence,
         Time.from_msg(message.header.stamp).nanoseconds * 1e-9, message.clock, message.grid,
@@ -324,7 +372,9 @@ def read_state(message: PeerState) -> State:
 
 def write_state(state: State, frame: str) -> PeerState:
     """A robot's state as a message, its pose in ``frame``."""
-    message = PeerState(name=state.name, incarnation=state.incarnation, sequence=state.sequence, clock=state.clock)
+    message = PeerState(
+        name=state.name, incarnation=state.incarnation, sequence=state.sequence, clock=state.clock
+    )
     message.header = Header(frame_id=frame, stamp=Time(nanoseconds=round(state.stamp * 1e9)).to_msg())
     message.grid, message.stopped = state.key, state.shown.stopped
     message.pose = conversions.pose_message(*state.shown.pose)
