@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.peers import Peers, Rules, Shown, State
+from marlgpt_policy.peer_state import Rules
+from marlgpt_policy.peers import Peers
 
 STEP = 0.05  # s of true time between two turns of every robot
 
@@ -24,7 +25,9 @@ class Robot:
         self.wakes = 0.0  # true time at which its process starts
         self.incarnation = 0
         self.wants = None
-        self.carried = False  # by hand to another cell: the rules cannot know of it before it has joined there
+        self.carried = (
+            False  # by hand to another cell: the rules cannot know of it before it has joined there
+        )
 
     def clock(self, time):
         return self.offset + self.rate * time
@@ -115,7 +118,9 @@ class Floor:
         if robot.wants in (None, (r, c)) or random.random() < 0.03:
             robot.wants = (int(random.integers(self.shape[0])), int(random.integers(self.shape[1])))
         near = [(r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1)]
-        near = [cell for cell in near if min(cell) >= 0 and cell[0] < self.shape[0] and cell[1] < self.shape[1]]
+        near = [
+            cell for cell in near if min(cell) >= 0 and cell[0] < self.shape[0] and cell[1] < self.shape[1]
+        ]
         near = [cell for cell in near if cell not in held]
         if random.random() < 0.7:
             near.sort(key=lambda cell: abs(cell[0] - robot.wants[0]) + abs(cell[1] - robot.wants[1]))

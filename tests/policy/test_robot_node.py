@@ -19,9 +19,9 @@ pytest.importorskip("marlgpt_msgs")
 from geometry_msgs.msg import PoseStamped  # noqa: E402
 from marlgpt_msgs.msg import PeerState, RobotState, SimStatus  # noqa: E402
 from marlgpt_policy.grid import build_grid  # noqa: E402
-from marlgpt_policy.nodes.robot_node import cells_around, grid_hash, read_state, write_state  # noqa: E402
+from marlgpt_policy.nodes.peer_messages import cells_around, grid_hash, read_state, write_state  # noqa: E402
 from marlgpt_policy.occupancy import OccupancyMap, save_map_yaml  # noqa: E402
-from marlgpt_policy.peers import Shown, State  # noqa: E402
+from marlgpt_policy.peer_state import Shown, State  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from std_msgs.msg import Bool  # noqa: E402
@@ -166,7 +166,9 @@ class Floor:
 @pytest.fixture(scope="module")
 def floor(tmp_path_factory):
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    floor = Floor(tmp_path_factory.mktemp("floor"), 54 if os.environ.get("ROS_DOMAIN_ID") == "54" else 46)
+    floor = Floor(
+        tmp_path_factory.mktemp("floor"), int(os.environ.get("ROS_DOMAIN_ID", 100 + os.getpid() % 100))
+    )
     yield floor
     floor.close()
 

@@ -9,7 +9,8 @@ from marlgpt_policy.encoders import pogema
 from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.layout import HISTORY, WINDOW_RADIUS
 from marlgpt_policy.patience import Patience
-from marlgpt_policy.peers import Cell, Known, Peers
+from marlgpt_policy.peer_state import Cell
+from marlgpt_policy.peers import Known, Peers
 from marlgpt_policy.policy import OnnxPolicy, choose
 from marlgpt_policy.shield import rank_moves
 

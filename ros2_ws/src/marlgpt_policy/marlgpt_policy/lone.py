@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from marlgpt_policy.choice import STAY, Choice
+from marlgpt_policy.claims import RESERVE, distance_to_segment, docking_cell, touched
 from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.cost_to_go import MOVE_OFFSETS, CostToGo
 from marlgpt_policy.fleet import GoalError, RobotConfig, Status
 from marlgpt_policy.grid import NavGrid
-from marlgpt_policy.peers import Cell, Peers, Rules, Shown, State
+from marlgpt_policy.peer_state import Cell, Rules, Shown, State
+from marlgpt_policy.peers import Peers
 from marlgpt_policy.policy import OnnxPolicy
 from marlgpt_policy.tracker import track
 
-RESERVE = 0.03
-"""Metres between the discs of two robots, beyond touching, that joining off a cell's centre leaves."""
 STILL_TIME, STILL_WITHIN = 0.5, 0.02
 """A robot joins after its pose has stayed within these metres for these seconds."""
 DISPLACED = 0.35
@@ -266,41 +266,14 @@ class Lone:
             self._still = (now, position)
         if now - self._still[0] < STILL_TIME:
             return
-        cell = self._docking_cell(position)
+        cell = docking_cell(
+            self.grid, self.distances, position, self.robot.radius, self.config.arrive_tolerance
+        )
         if cell is None:
             self.detail = f"no free cell near its pose ({position[0]:.2f}, {position[1]:.2f})"
             return
         self.path, self._start = [cell], position.copy()
-        self.peers.claim([cell, *self._touched(position, cell)])
-
-    def _docking_cell(self, position: np.ndarray) -> Cell | None:
-        nearest = self.grid.cell_of(position)
-        around = [nearest + (dr, dc) for dr in (-1, 0, 1) for dc in (-1, 0, 1)]
-        free = [cell for cell in around if self.grid.inside(cell) and self.grid.free[tuple(cell)]]
-        free.sort(key=lambda cell: float(np.hypot(*(self.grid.centre(cell) - position))))
-        for cell in free:
-            centre = self.grid.centre(cell)
-            distance = float(np.hypot(*(centre - position)))
-            if distance > self.config.arrive_tolerance:
-                if self.distances is None or distance > self.grid.cell_size:
-                    continue
-                here = self.distances.at(position)
-                if self.distances.along(position, centre) < min(self.robot.radius, here):
-                    continue
-            return int(cell[0]), int(cell[1])
-        return None
-
-    def _touched(self, position: np.ndarray, cell: Cell) -> list[Cell]:
-        """Cells whose edges come too close to the way from ``position`` to the centre of ``cell``.
-
-        An edge whose ends are both at least d from a point passes it at sqrt(d^2 - (cell size / 2)^2).
-        """
-        reach = math.hypot(2 * self.robot.radius + RESERVE, self.grid.cell_size / 2)
-        around = [(cell[0] + r, cell[1] + c) for r in range(-2, 3) for c in range(-2, 3)]
-        around = [other for other in around if self.grid.inside(np.array(other)) and self.grid.free[other]]
-        centres = self.grid.centre(np.array(around))
-        away = _distance_to_segment(centres, position, self.grid.centre(np.array(cell)))
-        return [other for other, gap in zip(around, away, strict=True) if gap < reach]
+        self.peers.claim([cell, *touched(self.grid, position, cell, self.robot.radius)])
 
     def _join(self, now: float) -> None:
         if np.hypot(*(self.pose[:2] - self._start)) > 2 * STILL_WITHIN:
@@ -329,7 +302,7 @@ class Lone:
 
     def _strayed(self) -> bool:
         start, end, _ = self._ends()
-        away = _distance_to_segment(self.pose[None, :2], start, end)[0]
+        away = distance_to_segment(self.pose[None, :2], start, end)[0]
         return bool(away > DISPLACED * self.grid.cell_size)
 
     def _settle(self, now: float) -> bool:
@@ -427,10 +400,3 @@ class Lone:
                 tuple(int(v) for v in self.choice.history),
             ),
         )
-
-
-def _distance_to_segment(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """float[n] distance in m from points float[n, 2] to the segment from ``start`` to ``end`` float[2]."""
-    span = end - start
-    along = np.clip((points - start) @ span / max(float(span @ span), 1e-12), 0.0, 1.0)
-    return np.hypot(*(points - start - along[:, None] * span).T)

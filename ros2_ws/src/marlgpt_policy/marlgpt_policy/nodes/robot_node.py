@@ -5,8 +5,6 @@ Names are relative: ``map``, ``fleet/peers``, ``fleet/emergency_stop`` and ``<na
 
 from __future__ import annotations
 
-import hashlib
-import math
 import signal
 import sys
 import time
@@ -23,18 +21,19 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
-from std_msgs.msg import Bool, Header
+from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.fleet import GoalError
-from marlgpt_policy.grid import NavGrid, build_grid
+from marlgpt_policy.grid import build_grid
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.lone import Lone, LoneConfig
 from marlgpt_policy.nodes import conversions, parameters
 from marlgpt_policy.nodes.parameters import Spec
+from marlgpt_policy.nodes.peer_messages import cells_around, grid_hash, read_state, write_state
 from marlgpt_policy.occupancy import from_occupancy_grid
-from marlgpt_policy.peers import Rules, Shown, State
+from marlgpt_policy.peer_state import Rules, State
 from marlgpt_policy.policy import OnnxPolicy, PolicyError
 
 LATCHED = QoSProfile(
@@ -44,9 +43,6 @@ BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 PEERS = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 LAST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-NO_MOVE = 5
-"""History entry of ``PeerState`` for a step that has not happened."""
-
 OWN_PARAMETERS: dict[str, Spec] = {
     "name": Spec("", "Which of the robots this node drives."),
     "absent": Spec(
@@ -330,65 +326,6 @@ class RobotNode(Node):
         message.goal_row, message.goal_col = lone.choice.goal or (-1, -1)
         message.goals_reached = lone.goals_reached
         self._state.publish(message)
-
-
-def grid_hash(grid: NavGrid) -> str:
-    """Hash of the cells, the moves and where they lie, to the millimetre."""
-    place = repr((grid.shape, round(grid.cell_size, 3), [round(v, 3) for v in grid.origin], grid.frame_id))
-    return hashlib.sha256(place.encode() + np.packbits(grid.moves).tobytes()).hexdigest()[:16]
-
-
-def cells_around(grid: NavGrid, pose: tuple[float, float, float]) -> tuple[tuple[int, int], ...]:
-    """The cell at a pose and the eight around it: what a robot there may touch whatever its own grid is."""
-    row, col = (int(v) for v in grid.cell_of(np.array(pose[:2])))
-    return tuple((row + r, col + c) for r in (0, -1, 1) for c in (0, -1, 1))
-
-
-def read_state(message: PeerState) -> State:
-    """A robot's state from its message.
-
-    Raises:
-        ValueError: Lists of different lengths, no cell, or a pose that is not finite.
-    """
-    lists = (message.peers, message.heard_incarnation, message.heard_sequence, message.heard_age)
-    if len({len(values) for values in lists}) > 1 or len(message.held_rows) != len(message.held_cols):
-        raise ValueError("its lists have different lengths")
-    if not message.held_rows:
-        raise ValueError("it holds no cell")
-    if not all(math.isfinite(value) for value in (*message.heard_age, message.waited)):
-        raise ValueError("a number in it is not finite")
-    heard = {name: (int(a), int(b), float(c)) for name, a, b, c in zip(*lists, strict=True)}
-    request = (message.request_row, message.request_col) if message.request_row >= 0 else None
-    goal = (message.goal_row, message.goal_col) if message.goal_row >= 0 else None
-    history = tuple(-1 if move == NO_MOVE else int(move) for move in message.history)
-    shown = Shown(conversions.planar(message.pose), message.stopped, goal, float(message.waited), history)
-    return State(
-        message.name, message.incarnation, message.sequence,
-        Time.from_msg(message.header.stamp).nanoseconds * 1e-9, message.clock, message.grid,
-        tuple((int(r), int(c)) for r, c in zip(message.held_rows, message.held_cols, strict=True)),
-        request, message.request_clock, heard, shown,
-    )  # fmt: skip
-
-
-def write_state(state: State, frame: str) -> PeerState:
-    """A robot's state as a message, its pose in ``frame``."""
-    message = PeerState(
-        name=state.name, incarnation=state.incarnation, sequence=state.sequence, clock=state.clock
-    )
-    message.header = Header(frame_id=frame, stamp=Time(nanoseconds=round(state.stamp * 1e9)).to_msg())
-    message.grid, message.stopped = state.key, state.shown.stopped
-    message.pose = conversions.pose_message(*state.shown.pose)
-    message.held_rows, message.held_cols = [r for r, _ in state.held], [c for _, c in state.held]
-    message.request_row, message.request_col = state.request or (-1, -1)
-    message.request_clock = state.request_clock
-    message.goal_row, message.goal_col = state.shown.goal or (-1, -1)
-    message.waited = state.shown.waited
-    message.history = [NO_MOVE if move < 0 else move for move in state.shown.history]
-    message.peers = list(state.heard)
-    message.heard_incarnation = [a for a, _, _ in state.heard.values()]
-    message.heard_sequence = [b for _, b, _ in state.heard.values()]
-    message.heard_age = [c for _, _, c in state.heard.values()]
-    return message
 
 
 def main(args: list[str] | None = None) -> int:
