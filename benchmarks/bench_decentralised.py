@@ -46,14 +46,17 @@ class Scene:
         self.distances = DistanceField(self.map)
 
     def start(self) -> None:
+        """Put the robots at their starts and begin their goals anew."""
         poses = place_robots(self.grid, self.robots, self.seed)
         self.world = FleetWorld(self.map, poses, RADIUS, DIFFERENTIAL, LIMITS.as_row(), self.seed)
         self.random = [np.random.default_rng((self.seed, i)) for i in range(self.robots)]
 
     def goal(self, robot: int) -> np.ndarray:
+        """Next goal of a robot, float64[2] in m."""
         return self.grid.centre(self.cells[self.random[robot].integers(len(self.cells))])
 
     def obey(self, commands: np.ndarray) -> None:
+        """Drive for one control period."""
         for _ in range(5):
             self.world.step(commands, PERIOD / 5)
 
