@@ -1,0 +1,77 @@
+"""Between ``marlgpt_msgs/PeerState`` and :class:`marlgpt_policy.peer_state.State`, and hashes of grids."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+from marlgpt_msgs.msg import PeerState
+from rclpy.time import Time
+from std_msgs.msg import Header
+
+from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.nodes import conversions
+from marlgpt_policy.peer_state import Shown, State
+
+NO_MOVE = 5
+"""History entry of ``PeerState`` for a step that has not happened."""
+
+
+def grid_hash(grid: NavGrid) -> str:
+    """Hash of the cells, the moves and where they lie, to the millimetre."""
+    place = repr((grid.shape, round(grid.cell_size, 3), [round(v, 3) for v in grid.origin], grid.frame_id))
+    return hashlib.sha256(place.encode() + np.packbits(grid.moves).tobytes()).hexdigest()[:16]
+
+
+def cells_around(grid: NavGrid, pose: tuple[float, float, float]) -> tuple[tuple[int, int], ...]:
+    """The cell at a pose and the eight around it: what a robot there may touch whatever its own grid is."""
+    row, col = (int(v) for v in grid.cell_of(np.array(pose[:2])))
+    return tuple((row + r, col + c) for r in (0, -1, 1) for c in (0, -1, 1))
+
+
+def read_state(message: PeerState) -> State:
+    """A robot's state from its message.
+
+    Raises:
+        ValueError: Lists of different lengths, no cell, or a pose that is not finite.
+    """
+    lists = (message.peers, message.heard_incarnation, message.heard_sequence, message.heard_age)
+    if len({len(values) for values in lists}) > 1 or len(message.held_rows) != len(message.held_cols):
+        raise ValueError("its lists have different lengths")
+    if not message.held_rows:
+        raise ValueError("it holds no cell")
+    if not all(math.isfinite(value) for value in (*message.heard_age, message.waited)):
+        raise ValueError("a number in it is not finite")
+    heard = {name: (int(a), int(b), float(c)) for name, a, b, c in zip(*lists, strict=True)}
+    request = (message.request_row, message.request_col) if message.request_row >= 0 else None
+    goal = (message.goal_row, message.goal_col) if message.goal_row >= 0 else None
+    history = tuple(-1 if move == NO_MOVE else int(move) for move in message.history)
+    shown = Shown(conversions.planar(message.pose), message.stopped, goal, float(message.waited), history)
+    return State(
+        message.name, message.incarnation, message.sequence,
+        Time.from_msg(message.header.stamp).nanoseconds * 1e-9, message.clock, message.grid,
+        tuple((int(r), int(c)) for r, c in zip(message.held_rows, message.held_cols, strict=True)),
+        request, message.request_clock, heard, shown,
+    )  # fmt: skip
+
+
+def write_state(state: State, frame: str) -> PeerState:
+    """A robot's state as a message, its pose in ``frame``."""
+    message = PeerState(
+        name=state.name, incarnation=state.incarnation, sequence=state.sequence, clock=state.clock
+    )
+    message.header = Header(frame_id=frame, stamp=Time(nanoseconds=round(state.stamp * 1e9)).to_msg())
+    message.grid, message.stopped = state.key, state.shown.stopped
+    message.pose = conversions.pose_message(*state.shown.pose)
+    message.held_rows, message.held_cols = [r for r, _ in state.held], [c for _, c in state.held]
+    message.request_row, message.request_col = state.request or (-1, -1)
+    message.request_clock = state.request_clock
+    message.goal_row, message.goal_col = state.shown.goal or (-1, -1)
+    message.waited = state.shown.waited
+    message.history = [NO_MOVE if move < 0 else move for move in state.shown.history]
+    message.peers = list(state.heard)
+    message.heard_incarnation = [a for a, _, _ in state.heard.values()]
+    message.heard_sequence = [b for _, b, _ in state.heard.values()]
+    message.heard_age = [c for _, _, c in state.heard.values()]
+    return message

@@ -1,0 +1,359 @@
+"""The node of one robot of a decentralised fleet: messages in and out around :class:`marlgpt_policy.lone.Lone`.
+
+Names are relative: ``map``, ``fleet/peers``, ``fleet/emergency_stop`` and ``<name>/...`` for the robot's own topics.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+import numpy as np
+import rclpy
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Twist, TwistStamped
+from marlgpt_msgs.msg import PeerState, RobotState
+from nav_msgs.msg import OccupancyGrid, Odometry
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rclpy.time import Time
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+
+from marlgpt_policy.clearance import DistanceField
+from marlgpt_policy.fleet import GoalError
+from marlgpt_policy.grid import build_grid
+from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.lone import Lone, LoneConfig
+from marlgpt_policy.nodes import conversions, parameters
+from marlgpt_policy.nodes.parameters import Spec
+from marlgpt_policy.nodes.peer_messages import cells_around, grid_hash, read_state, write_state
+from marlgpt_policy.occupancy import from_occupancy_grid
+from marlgpt_policy.peer_state import Rules, State
+from marlgpt_policy.policy import OnnxPolicy, PolicyError
+
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+PEERS = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+LAST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+OWN_PARAMETERS: dict[str, Spec] = {
+    "name": Spec("", "Which of the robots this node drives."),
+    "absent": Spec(
+        Parameter.Type.STRING_ARRAY,
+        "Robots that are not on the floor, so that nobody waits for them; may be changed at any time.",
+    ),
+    "fleet_max_speed": Spec(
+        0.0,
+        "Largest speed of any robot of the fleet, m/s, the same for all; 0 for this one's max_speed.",
+        0.0,
+        20.0,
+    ),
+    "message_rate": Spec(10.0, "States sent to the other robots per second, besides changes.", 2.0, 100.0),
+    "quorum_age": Spec(
+        1.0, "Seconds within which a majority must have heard this robot; the same for all.", 0.1, 60.0
+    ),
+    "clock_slack": Spec(
+        0.1, "Seconds by which two robots' clocks may differ about the length of an interval.", 0.001, 5.0
+    ),
+}
+
+
+class RobotNode(Node):
+    """Waits for a map and a pose, joins the other robots, and drives to the goals that its robot is given."""
+
+    def __init__(self, **options) -> None:
+        """Read the parameters, load the policy and subscribe.
+
+        Raises:
+            ValueError: A parameter or the policy file is wrong; the message names it.
+        """
+        super().__init__("robot_node", **options)
+        parameters.declare(self, parameters.PARAMETERS)
+        parameters.declare(self, OWN_PARAMETERS)
+        self.settings = parameters.read(self)
+        own = {name: self.get_parameter_or(name, None) for name in OWN_PARAMETERS}
+        self.own = {name: None if value is None else value.value for name, value in own.items()}
+        self.robot = next((r for r in self.settings.robots if r.name == self.own["name"]), None)
+        if self.robot is None:
+            names = ", ".join(robot.name for robot in self.settings.robots)
+            raise ValueError(f"parameter 'name' is '{self.own['name']}'; it must be one of robots: {names}")
+        self.policy = OnnxPolicy(
+            self.settings.policy, POGEMA_LAYOUT, tuple(self.settings.providers), self.settings.threads
+        )
+        self.lone: Lone | None = None
+        self.rejected = 0
+        self._stopped = ""  # why, while it is; outlives maps
+        self._early_goal: PoseStamped | None = None
+        self._pose_stamp = 0
+        self._warned: dict[str, float] = {}
+        self._connect(self.robot.name)
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self.get_logger().info(f"drives {self.robot.name} with policy {self.policy.name}; waiting for a map")
+
+    def _connect(self, name: str) -> None:
+        twist = TwistStamped if self.settings.stamped_cmd_vel else Twist
+        self._cmd = self.create_publisher(twist, f"{name}/cmd_vel", LAST)
+        self._peers = self.create_publisher(PeerState, "fleet/peers", PEERS)
+        self._state = self.create_publisher(RobotState, f"{name}/state", RELIABLE)
+        by_odom = self.settings.pose_source == "odom"
+        kind, topic = (Odometry, "odom") if by_odom else (PoseWithCovarianceStamped, "pose")
+        self.create_subscription(OccupancyGrid, "map", self._on_map, LATCHED)
+        self.create_subscription(kind, f"{name}/{topic}", self._on_pose, BEST_EFFORT)
+        self.create_subscription(PoseStamped, f"{name}/goal_pose", self._on_goal, RELIABLE)
+        self.create_subscription(PeerState, "fleet/peers", self._on_peer, PEERS)
+        for topic in ("fleet/emergency_stop", f"{name}/emergency_stop"):
+            self.create_subscription(Bool, topic, self._on_emergency, RELIABLE)
+        self.create_service(Trigger, f"{name}/stop", self._on_stop)
+        self.create_service(Trigger, f"{name}/resume", self._on_resume)
+        self.create_timer(1.0 / self.settings.control_rate, self._tick)
+        self.create_timer(1.0 / self.settings.state_rate, self._publish_state)
+
+    def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        """Take a new list of absent robots; refuse changes that would have no effect."""
+        tables = (parameters.PARAMETERS, OWN_PARAMETERS)
+        fixed = [change.name for change in changes if any(change.name in t for t in tables)]
+        if "absent" in fixed:
+            fixed.remove("absent")
+        if fixed:
+            return SetParametersResult(
+                successful=False, reason=f"{', '.join(fixed)}: restart the node to change it"
+            )
+        for change in changes:
+            if change.name == "absent":
+                strangers = set(change.value) - {robot.name for robot in self.settings.robots}
+                if strangers or self.robot.name in change.value:
+                    reason = f"absent: {', '.join(change.value)} must be other robots of the fleet"
+                    return SetParametersResult(successful=False, reason=reason)
+                self.own["absent"] = list(change.value)
+                if self.lone is not None:
+                    self.lone.peers.absent = set(change.value)
+        return SetParametersResult(successful=True)
+
+    # Inputs ---------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Seconds on the node's clock (simulated where ``use_sim_time`` is set)."""
+        return self.get_clock().now().nanoseconds * 1e-9
+
+    def _reject(self, key: str, text: str) -> None:
+        """Count a refused message; log each kind at most every five seconds."""
+        self.rejected += 1
+        now = time.monotonic()
+        if now - self._warned.get(key, -1e9) >= 5.0:
+            self._warned[key] = now
+            self.get_logger().warning(text)
+
+    def _on_map(self, message: OccupancyGrid) -> None:
+        if self.lone is not None:
+            self._reject("map", "a new map came while the robot drives; restart the node to change maps")
+            return
+        settings, own = self.settings, self.own
+        try:
+            if message.header.frame_id not in ("", settings.map_frame):
+                raise ValueError(
+                    f"its frame is '{message.header.frame_id}', map_frame is '{settings.map_frame}'"
+                )
+            map = from_occupancy_grid(message)
+            grid = build_grid(
+                map, settings.radius, settings.margin, settings.cell_size or None, settings.unknown_is_free
+            )
+            members = tuple(robot.name for robot in settings.robots)
+            speed = own["fleet_max_speed"] or settings.max_speed
+            rules = Rules(
+                members, grid_hash(grid), grid.cell_size / speed, own["quorum_age"], own["clock_slack"]
+            )
+            config = LoneConfig(
+                control_period=1.0 / settings.control_rate,
+                pose_timeout=settings.pose_timeout,
+                latency=settings.latency if settings.latency >= 0 else 2.0 / settings.control_rate,
+                arrive_tolerance=settings.arrive_tolerance,
+                temperature=settings.temperature,
+                seed=settings.seed + members.index(self.robot.name),
+                message_period=1.0 / own["message_rate"],
+            )
+            distances = DistanceField(map, settings.unknown_is_free)
+            self.lone = Lone(
+                self.robot,
+                grid,
+                self.policy,
+                rules,
+                time.time_ns(),
+                config,
+                distances,
+                tuple(own["absent"] or ()),
+            )
+        except ValueError as error:
+            self._reject("map", f"map refused: {error}")
+            return
+        self.get_logger().info(f"map accepted: {grid.free.shape[0]} x {grid.free.shape[1]} cells")
+        if self._stopped:
+            self.lone.stop()
+        if self._early_goal is not None:
+            self._on_goal(self._early_goal)
+
+    def _on_pose(self, message: Odometry | PoseWithCovarianceStamped) -> None:
+        if self.lone is None:
+            return
+        if message.header.frame_id not in ("", self.settings.map_frame):
+            self._reject(
+                "frame", f"pose is in frame '{message.header.frame_id}', not '{self.settings.map_frame}'"
+            )
+            return
+        stamp = Time.from_msg(message.header.stamp).nanoseconds
+        if stamp and stamp <= self._pose_stamp and self._pose_stamp - stamp < 5e8:
+            return  # no news
+        self._pose_stamp = stamp
+        now = self.now()
+        try:
+            taken = min(now, stamp * 1e-9) if stamp else now
+            self.lone.update_pose(*conversions.planar(message.pose.pose), taken)
+        except ValueError as error:
+            self._reject("pose", f"pose refused: {error}")
+
+    def _on_goal(self, message: PoseStamped) -> None:
+        if message.header.frame_id not in ("", self.settings.map_frame):
+            self._reject("goal", f"goal is in frame '{message.header.frame_id}', not the map's")
+            return
+        if self.lone is None:
+            self._early_goal = message
+            return
+        try:
+            self.lone.set_goal(message.pose.position.x, message.pose.position.y, self.now())
+        except GoalError as error:
+            self._reject("goal", f"refused: {error}")
+
+    def _on_peer(self, message: PeerState) -> None:
+        if (
+            self.lone is None
+            or message.name == self.robot.name
+            and message.incarnation <= self.lone.incarnation
+        ):
+            return
+        try:
+            state = read_state(message)
+            if state.key != self.lone.peers.key:
+                cells = cells_around(self.lone.grid, state.shown.pose)
+                state = State(**{**vars(state), "held": cells, "request": None})
+                self._reject(
+                    f"rules {message.name}",
+                    f"'{message.name}' drives on another map or by other rules ({state.key}, here "
+                    f"{self.lone.peers.key}): give both the same map, robots, fleet_max_speed and quorum_age",
+                )
+            self.lone.receive(state)
+        except ValueError as error:
+            self._reject(f"peer {message.name}", f"state of '{message.name}' refused: {error}")
+
+    def _on_emergency(self, message: Bool) -> None:
+        if message.data:  # false does not let anybody drive again
+            self._halt("emergency stop")
+
+    def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._halt("stopped")
+        response.success, response.message = True, f"stopped until {self.robot.name}/resume is called"
+        return response
+
+    def _on_resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._stopped = ""
+        if self.lone is not None:
+            self.lone.resume()
+        response.success = True
+        response.message = "driving" if self.lone is not None else "resumed; no map has been received yet"
+        return response
+
+    def _halt(self, why: str) -> None:
+        if not self._stopped:
+            self.get_logger().warning(f"{why}: stands still until {self.robot.name}/resume is called")
+        self._stopped = why
+        if self.lone is not None:
+            self.lone.stop()
+        self._send_command(np.zeros(3), self.now())
+
+    # Control periods and outputs ------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        if self.lone is None:
+            return
+        now = self.now()
+        try:
+            result = self.lone.tick(now)
+        except (PolicyError, ValueError) as error:
+            self.get_logger().error(str(error))
+            self._halt("the policy failed")
+            return
+        self._send_command(result.command, now)
+        if result.message is not None:
+            self._peers.publish(write_state(result.message, self.settings.map_frame))
+        if result.reached:
+            self._publish_state()
+
+    def _send_command(self, command: np.ndarray, now: float) -> None:
+        if self.settings.stamped_cmd_vel:
+            message = TwistStamped()
+            message.header.stamp = Time(nanoseconds=round(now * 1e9)).to_msg()
+            message.header.frame_id = f"{self.robot.name}/base_link"
+            twist = message.twist
+        else:
+            message = twist = Twist()
+        twist.linear.x, twist.linear.y, twist.angular.z = command.tolist()
+        self._cmd.publish(message)
+
+    def stop_wheels(self) -> None:
+        """Command a standstill."""
+        self._send_command(np.zeros(3), self.now())
+
+    def _publish_state(self) -> None:
+        lone = self.lone
+        if lone is None:
+            return
+        now = self.now()
+        status, detail = lone.status(now)
+        message = RobotState(
+            name=self.robot.name, status=int(status), detail=self._stopped or detail, pose_age=-1.0
+        )
+        if lone.pose is not None:
+            message.pose = conversions.pose_message(*lone.pose)
+            message.pose_age = float(now - lone.pose_time)
+        here, there = (lone.path[0], lone.path[min(1, len(lone.path) - 1)]) if lone.path else ((-1, -1),) * 2
+        message.row, message.col = here
+        message.target_row, message.target_col = there
+        message.goal_row, message.goal_col = lone.choice.goal or (-1, -1)
+        message.goals_reached = lone.goals_reached
+        self._state.publish(message)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is interrupted; the last thing it sends is a standstill."""
+    # With rclpy's own handlers the context would be gone before the robot could be told to stop.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        node = RobotNode()
+    except ValueError as error:
+        print(f"robot_node: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while rclpy.ok():
+            executor.spin_once(timeout_sec=0.5)  # returns to Python, where signals are noticed
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        if rclpy.ok():
+            node.stop_wheels()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
