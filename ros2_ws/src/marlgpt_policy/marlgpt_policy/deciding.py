@@ -14,13 +14,12 @@ from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy import OnnxPolicy, PolicyOutput, choose
 from marlgpt_policy.remedies import (
-    CALM_RADIUS,
     FIRST,
     LONGEST_FIRST,
-    MOST_CALM,
     NONE,
     PIBT,
     PIBT_AFTER,
+    WAY,
     Detours,
     rungs,
     shortest,
@@ -102,7 +101,6 @@ class Decider:
         self.rescue = Rescue(costs, len(robots))
         self.detours = Detours(costs)
         self.firsts: dict[int, tuple[tuple[int, ...], float]] = {}  # robot -> goal, and since when in s
-        self._calm_waited = self._impatient = 0
         compile_search()
 
     def grow(self, count: int) -> None:
@@ -136,8 +134,6 @@ class Decider:
         started = time.perf_counter()
         self._choose_firsts(fit, now)
         ready = ready & ~self._held_by_plans(ready, fit)
-        if timed:
-            ready &= ~self._calmed(ready, fit)
         ends = robots.ends
         # A robot whose cell a follower has taken over is where that follower will be.
         holds = self.reservations.holder[ends[:, 0], ends[:, 1]] == np.arange(len(robots))
@@ -154,6 +150,7 @@ class Decider:
             ahead = anchors[which] + pogema.MOVES[move]
             legal = mask[:, move]
             mask[legal, move] = ~closed[ahead[legal, 0], ahead[legal, 1]]
+        in_the_way = self._clear_way(members, anchors[which], mask)
         encoded = time.perf_counter()
         output = self.policy(values, valid, mask)
         steps = self._steps_since(members, now) if timed else np.ones(len(members))
@@ -181,7 +178,7 @@ class Decider:
         if direct.any():
             proposed[direct] = shortest(fields[which[direct]], anchors[which[direct]], mask[direct])
         logits = output.logits
-        leave = make_way[members] & mask[:, 1:5].any(axis=1)
+        leave = (make_way[members] | in_the_way) & mask[:, 1:5].any(axis=1) & (planned < 0)
         if leave.any():
             logits = logits.copy()
             logits[leave, 0] = -1e9
@@ -238,7 +235,7 @@ class Decider:
                 if self.firsts
                 else UNREACHABLE
             )
-            if i not in self.firsts and apart > 2 * CALM_RADIUS:
+            if i not in self.firsts and apart > 2 * WAY:
                 self.firsts[i] = (tuple(robots.goals[i].tolist()), now)
                 self.remedies["firsts"] += 1
 
@@ -250,26 +247,47 @@ class Decider:
         steps = self.costs.field(ends[robot])[ends[:, 0], ends[:, 1]]
         return np.where(ends[:, 0] >= 0, steps, UNREACHABLE)
 
-    def _calmed(self, ready: np.ndarray, fit: np.ndarray) -> np.ndarray:
-        """bool[n] robots that wait until all around a robot that goes first stand, to decide together with it.
+    def _clear_way(self, members: np.ndarray, anchors: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Keep the ways of robots that go first clear: others leave them, and enter them nowhere.
 
-        While others are under way nobody can be pushed far, and no joint plan finds room.
+        A robot on such a way may still drive along it, ahead of the one it is kept clear for.
+
+        Args:
+            members: int[m] robots to decide for.
+            anchors: int[m, 2] their cells.
+            mask: bool[m, >= 5] their moves; those into ways are taken out, in place.
+
+        Returns:
+            bool[m] robots that stand in the way.
         """
+        leave = np.zeros(len(members), dtype=bool)
+        for first in self.firsts:
+            place = np.full(self.grid.free.shape, -1)
+            for k, cell in enumerate(self._way(first)):
+                place[tuple(cell)] = k
+            here = place[anchors[:, 0], anchors[:, 1]]
+            others = ~np.isin(members, list(self.firsts))
+            leave |= others & (here >= 0)
+            for move in range(1, 5):
+                legal = np.flatnonzero(mask[:, move] & others)
+                ahead = anchors[legal] + pogema.MOVES[move]
+                there = place[ahead[:, 0], ahead[:, 1]]
+                mask[legal, move] = (there < 0) | ((here[legal] >= 0) & (there > here[legal]))
+        return leave
+
+    def _way(self, first: int) -> list[np.ndarray]:
+        """int[2] cells that a robot will drive through next, from where it will stand, at most ``WAY`` of them."""
         robots = self.robots
-        hold = np.zeros(len(robots), dtype=bool)
-        if self._impatient > 0:
-            self._impatient -= 1
-            return hold
-        for i in self.firsts:
-            zone = fit & (self._steps_from(i) <= CALM_RADIUS)
-            if not ready[zone].all():
-                hold |= zone
-        self._calm_waited = self._calm_waited + 1 if hold.any() else 0
-        self.remedies["calmed"] += bool(self.firsts) and not hold.any()
-        if self._calm_waited > MOST_CALM:
-            self._calm_waited, self._impatient = 0, MOST_CALM
-            hold[:] = False
-        return hold
+        cell, goal = robots.ends[first].copy(), robots.goals[first]
+        field = self.detours.fields(goal[None], cell[None])[0]
+        way = [cell]
+        while len(way) <= WAY and field[tuple(cell)] > 0:
+            move = shortest(field[None], cell[None], self.grid.moves[tuple(cell)][None])[0]
+            if move == 0:
+                break
+            cell = cell + pogema.MOVES[move]
+            way.append(cell)
+        return way
 
     def _steps_since(self, members: np.ndarray, now: float) -> np.ndarray:
         """float[m] steps since each robot's last decision."""

@@ -185,7 +185,7 @@ class Fleet(Robots):
     @property
     def remedies(self) -> dict[str, int]:
         """How often each remedy against getting stuck was used (``remedies.py``)."""
-        counts = dict.fromkeys(("plans", "plan", "sampling", "calmed", "pibt", "made_way"), 0)
+        counts = dict.fromkeys(("plans", "plan", "sampling", "firsts", "pibt", "made_way"), 0)
         counts |= self.decider.remedies
         return counts | {"plans": self.decider.rescue.count, "turned_back": self.edges.turned_back}
 

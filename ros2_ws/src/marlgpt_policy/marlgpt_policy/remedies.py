@@ -9,8 +9,8 @@ robot takes for one cell: about 0.9 s at 0.5 m/s.
 | sampling | 40 steps | moves are sampled more and more at random, up to the policy as trained (``patience.py``) |
 | PIBT | 40 steps | the robot takes the shortest way and goes first until it is at its goal: it is served before all |
 
-By the clock, robots within 6 steps of one that goes first decide together with it: while others are under way, nobody
-can be pushed far. The last rung is what PIBT proves: on a grid where every cell lies on a cycle the robot served first
+The next 8 cells of a robot that goes first are kept clear: others there leave or drive on ahead of it, and nobody
+enters. The last rung is what PIBT proves: on a grid where every cell lies on a cycle the robot served first
 reaches its goal, since everybody in its way inherits its priority and leaves. Beside the ladder: robots on an edge that
 its leader does not free turn back (``edges.py``), robots that keep another one from getting onto the grid make way for
 it (``docking.py``), and the ways of all lead around robots that do not drive.
@@ -26,10 +26,8 @@ from marlgpt_policy.patience import PATIENCE
 
 NONE, SAMPLING, PIBT, PLAN = range(4)
 """Values of ``marlgpt_msgs/RobotDecision.remedy``."""
-CALM_RADIUS = 6
-"""Steps to a robot that goes first within which others decide together with it."""
-MOST_CALM = 30
-"""Decisions for which they wait for each other, and then do not."""
+WAY = 8
+"""Cells ahead of a robot that goes first that others must leave and may not enter."""
 PIBT_AFTER = 40
 """Steps without progress after which a robot takes the shortest way with precedence."""
 FIRST = 1e7
