@@ -167,7 +167,7 @@ class Decider:
             members, anchors[which], goals[which], fields[which], self.patience.idle[members], shut,
             self._held,
         )  # fmt: skip
-        first = np.isin(members, list(self.firsts))
+        first = np.isin(members, list(self.firsts)) & (planned < 0)
         remedy = rungs(self.patience.idle[members], planned >= 0, first, self.temperature)
         priority = np.where(
             robots.goals[on_grid, 0] >= 0, robots.waited[on_grid], robots.waited[on_grid] % 1.0
@@ -261,12 +261,13 @@ class Decider:
             bool[m] robots that stand in the way.
         """
         leave = np.zeros(len(members), dtype=bool)
-        for first in self.firsts:
+        planned = {robot for plan in self.rescue.plans for robot in plan.robots.tolist()}
+        for first in [first for first in self.firsts if first not in planned]:
             place = np.full(self.grid.free.shape, -1)
             for k, cell in enumerate(self._way(first)):
                 place[tuple(cell)] = k
             here = place[anchors[:, 0], anchors[:, 1]]
-            others = ~np.isin(members, list(self.firsts))
+            others = ~np.isin(members, [*self.firsts, *planned])
             leave |= others & (here >= 0)
             for move in range(1, 5):
                 legal = np.flatnonzero(mask[:, move] & others)
