@@ -150,6 +150,16 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def passed(summary: dict[str, Any]) -> bool:
+    """Whether nothing touched, starved or was lost."""
+    return (
+        summary["robot_contacts"] + summary["wall_contacts"] == 0
+        and summary["runs_with_starvation"] == 0
+        and summary["goals"]["lost"] == 0
+        and not summary["problems"]
+    )
+
+
 def main(args: Args) -> int:
     """Run what is missing, write ``summary.json``; exit status 3 if anything touched, starved or was lost."""
     if args.hours <= 0 or args.minutes <= 0 or args.robots < 2 or args.rate < 0:
@@ -181,10 +191,4 @@ def main(args: Args) -> int:
         f"{summary['goals']['reached']} goals reached, {summary['goals']['lost']} lost\n"
         f"written to {args.out / 'summary.json'}"
     )
-    good = (
-        summary["robot_contacts"] + summary["wall_contacts"] == 0
-        and summary["runs_with_starvation"] == 0
-        and summary["goals"]["lost"] == 0
-        and not summary["problems"]
-    )
-    return 0 if good else 3
+    return 0 if passed(summary) else 3
