@@ -35,7 +35,7 @@ class Args:
     unseen: bool = False
     """Let checkpoints play a layout that they were not trained on (other unit counts): zero-shot."""
     maps: str = "random"
-    """Family of generated maps (random, maze, warehouse, rooms) or a YAML file of pogema-toolbox maps."""
+    """Family of generated maps (random, maze, warehouse, rooms, caves) or a YAML file of pogema-toolbox maps."""
     count: int | None = None
     """Generated maps per agent count (16 if not given), or the most taken from a file (all if not given)."""
     agents: str = "8,16,24,32,48,64"
