@@ -275,7 +275,7 @@ def _lattice(
     divisions = [k for k in range(1, LARGEST_DIVISION + 1) if k == 1 or pixels * k * k <= LARGEST_LATTICE]
     if cell_size is None:
         division = next((k for k in divisions if resolution / k <= smallest / STEPS_PER_CELL), divisions[-1])
-        return division, math.ceil(smallest * division / resolution - 1e-6)
+        return division, max(1, math.ceil(smallest * division / resolution - 1e-6))
     if not cell_size >= smallest * (1.0 - 1e-6) or not math.isfinite(cell_size):
         raise MapError(
             f"cell_size {cell_size} m is too small: radius {radius} m and margin {margin} m need at least "

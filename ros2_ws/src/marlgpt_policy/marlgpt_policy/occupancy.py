@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,15 @@ MODES = ("trinary", "scale", "raw")
 
 class MapError(ValueError):
     """A map cannot be used; the message names the file or field and what to do about it."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Without aliases, of which a few lines can make billions of values; a map has no use for them."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read; write the value out")
+        return super().compose_node(parent, index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +107,9 @@ def load_map_yaml(path: str | Path) -> OccupancyMap:
     settings = _read_settings(path)
     image = settings.get("image")
     if not isinstance(image, str) or not image:
-        raise MapError(f"{path}: 'image' must name the image file, got {image!r}; add e.g. 'image: map.pgm'")
+        raise MapError(
+            f"{path}: 'image' must name the image file, got {short(image)}; add e.g. 'image: map.pgm'"
+        )
     resolution = _number(path, settings, "resolution", "metres per pixel, e.g. 0.05")
     if resolution <= 0.0:
         raise MapError(f"{path}: 'resolution' must be above 0 m per pixel, got {resolution}")
@@ -109,7 +122,7 @@ def load_map_yaml(path: str | Path) -> OccupancyMap:
         )
     mode = settings.get("mode", "trinary")
     if mode not in MODES:
-        raise MapError(f"{path}: 'mode' must be one of {', '.join(MODES)}, got {mode!r}")
+        raise MapError(f"{path}: 'mode' must be one of {', '.join(MODES)}, got {short(mode)}")
     negate = _negate(path, settings)
     origin = _origin(path, settings)
     shade, alpha = _read_image(path.parent / image, path)
@@ -236,13 +249,13 @@ def _read_settings(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise MapError(f"{path}: no such map file; give the path of a map_server YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise MapError(
             f"{path}: cannot be read as text ({error}); give the YAML file, not the image"
         ) from error
     try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        settings = yaml.load(text, _Loader)
+    except Exception as error:  # besides YAMLError whatever dates, numbers and deep nesting raise
         raise MapError(f"{path}: is not valid YAML: {error}") from error
     if not isinstance(settings, dict):
         raise MapError(f"{path}: must hold 'key: value' lines (image, resolution, origin, ...)")
@@ -265,7 +278,7 @@ def _number(path: Path, settings: dict[str, Any], key: str, hint: str) -> float:
         raise MapError(f"{path}: '{key}' is missing; add it ({hint})")
     number = _as_float(settings[key])
     if math.isnan(number):
-        raise MapError(f"{path}: '{key}' must be a finite number ({hint}), got {settings[key]!r}")
+        raise MapError(f"{path}: '{key}' must be a finite number ({hint}), got {short(settings[key])}")
     return number
 
 
@@ -280,7 +293,7 @@ def _negate(path: Path, settings: dict[str, Any]) -> bool:
     if "negate" not in settings:
         raise MapError(f"{path}: 'negate' is missing; add 'negate: 0' if dark pixels are obstacles")
     if settings["negate"] not in (0, 1):
-        raise MapError(f"{path}: 'negate' must be 0 or 1, got {settings['negate']!r}")
+        raise MapError(f"{path}: 'negate' must be 0 or 1, got {short(settings['negate'])}")
     return bool(settings["negate"])
 
 
@@ -288,13 +301,13 @@ def _origin(path: Path, settings: dict[str, Any]) -> tuple[float, float, float]:
     value = settings.get("origin")
     numbers = [_as_float(part) for part in value] if isinstance(value, list) else []
     if len(numbers) != 3 or any(math.isnan(number) for number in numbers):
-        raise MapError(f"{path}: 'origin' must be three finite numbers [x, y, yaw], got {value!r}")
+        raise MapError(f"{path}: 'origin' must be three finite numbers [x, y, yaw], got {short(value)}")
     return numbers[0], numbers[1], numbers[2]
 
 
 def _read_image(path: Path, yaml_path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Return brightness float64[H, W] in 0..1 and alpha float64[H, W] or None, row 0 at the top."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for names that are too long
         raise MapError(
             f"{yaml_path}: 'image' names {path}, which does not exist; paths start at the YAML file"
         )

@@ -91,9 +91,12 @@ class OnnxPolicy:
             raise PolicyError(
                 f"policy {self.path}: ONNX Runtime cannot load it, the file is truncated or not a model ({error})"
             ) from error
-        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self._check_metadata()
-        self._check_shapes()
+        try:
+            self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+            self._check_metadata()
+            self._check_shapes()
+        except UnicodeDecodeError as error:
+            raise PolicyError(f"policy {self.path}: a name in it is no text, the file is damaged") from error
         try:
             answer = self(*self._probe())
         except Exception as error:
@@ -107,7 +110,7 @@ class OnnxPolicy:
             raise PolicyError(
                 f"policy {self.path}: '{sha256[:80]}' is no SHA-256; give 64 hexadecimal digits, as sha256sum does"
             )
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):  # Path.is_file raises for names that are too long
             raise PolicyError(
                 f"policy {self.path}: no such file; give the path of a .onnx made by 'marlgpt export'"
             )
@@ -190,7 +193,7 @@ class OnnxPolicy:
         """Decide for n robots: values float32[n, L], valid bool[n, L], action_mask bool[n, 20].
 
         Raises:
-            PolicyError: The model answered with NaN.
+            PolicyError: The model failed, or answered with NaN or in another shape.
         """
         if len(values) == 0:
             empty = np.zeros((0, MAX_ACTIONS), dtype=np.float32)
@@ -201,6 +204,11 @@ class OnnxPolicy:
             )
         except Exception as error:  # ONNX Runtime raises many private types
             raise PolicyError(f"policy {self.path}: inference failed ({error})") from error
+        if logits.shape != (len(values), MAX_ACTIONS) or q.shape != logits.shape:
+            raise PolicyError(
+                f"policy {self.path}: answers {list(logits.shape)} and {list(q.shape)} for {len(values)} robots, "
+                f"expected [{len(values)}, {MAX_ACTIONS}]; the model is broken, use another one"
+            )
         if not np.isfinite(logits).all():
             raise PolicyError(f"policy {self.path}: non-finite logits; the model is broken, use another one")
         shown = logits[:, : self.layout.actions].astype(np.float64)

@@ -11,7 +11,7 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 from marlgpt_policy.grid import NavGrid
-from marlgpt_policy.nodes import conversions
+from marlgpt_policy.nodes import conversions, intake
 from marlgpt_policy.peer_state import Shown, State
 
 NO_MOVE = 5
@@ -47,7 +47,7 @@ def read_state(message: PeerState) -> State:
     request = (message.request_row, message.request_col) if message.request_row >= 0 else None
     goal = (message.goal_row, message.goal_col) if message.goal_row >= 0 else None
     history = tuple(-1 if move == NO_MOVE else int(move) for move in message.history)
-    shown = Shown(conversions.planar(message.pose), message.stopped, goal, float(message.waited), history)
+    shown = Shown(intake.planar(message.pose), message.stopped, goal, float(message.waited), history)
     return State(
         message.name, message.incarnation, message.sequence,
         Time.from_msg(message.header.stamp).nanoseconds * 1e-9, message.clock, message.grid,

@@ -29,7 +29,7 @@ from marlgpt_policy.fleet import GoalError
 from marlgpt_policy.grid import build_grid
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.lone import Lone, LoneConfig
-from marlgpt_policy.nodes import conversions, parameters
+from marlgpt_policy.nodes import conversions, intake, parameters
 from marlgpt_policy.nodes.parameters import Spec
 from marlgpt_policy.nodes.peer_messages import cells_around, grid_hash, read_state, write_state
 from marlgpt_policy.occupancy import from_occupancy_grid
@@ -213,7 +213,7 @@ class RobotNode(Node):
         now = self.now()
         try:
             taken = min(now, stamp * 1e-9) if stamp else now
-            self.lone.update_pose(*conversions.planar(message.pose.pose), taken)
+            self.lone.update_pose(*intake.planar(message.pose.pose), taken)
         except ValueError as error:
             self._reject("pose", f"pose refused: {error}")
 
