@@ -5,8 +5,15 @@ control of the robots. With `autostart` it does both whenever its process starts
 started again and takes over where the robots stand. Meanwhile the watchdog, a process of its own, holds them at
 standstill. A fleet node that cannot be configured when it is first started ends the launch.
 
+With `control:=decentralised` there is neither: one robot node per robot, which share what they hold (here all on this
+machine; `only:=robot_00` starts the one that belongs on this robot).
+
     ros2 launch marlgpt_sim fleet.launch.py robots:=robot_00,robot_01 namespace:=yard
 """
+
+from pathlib import Path
+
+import yaml
 
 from launch.actions import (
     DeclareLaunchArgument,
@@ -34,6 +41,8 @@ ARGUMENTS = {
     "radius": ("", "radius of the robots, m"),
     "drive": ("", "how the robots move: differential or holonomic"),
     "execution": ("", "asynchronous or synchronous"),
+    "control": ("centralised", "one fleet node for all robots, or decentralised: one robot node for each"),
+    "only": ("", "decentralised: names of the robots to start nodes for, separated by commas; empty: all"),
     "namespace": ("", "namespace of the nodes and their topics"),
     "use_sim_time": ("false", "follow /clock instead of the wall clock"),
     "autostart": ("true", "configure and activate the node whenever its process starts"),
@@ -54,9 +63,13 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start_fleet(context: LaunchContext) -> list:
-    """Return both nodes in their namespace; each is started again whenever it ends."""
+    """Return the nodes in their namespace; each is started again whenever it ends."""
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     shared = overrides(value)
+    if value["control"] == "decentralised":
+        return [GroupAction([PushRosNamespace(value["namespace"]), *robot_nodes(value, shared)])]
+    if value["control"] != "centralised":
+        raise ValueError(f"control:={value['control']}: it must be centralised or decentralised")
     fleet = Node(
         package="marlgpt_policy",
         executable="fleet_node",
@@ -87,6 +100,43 @@ def start_fleet(context: LaunchContext) -> list:
     return [GroupAction([PushRosNamespace(value["namespace"]), exit_handler, watchdog, fleet])]
 
 
+def robot_nodes(value: dict[str, str], shared: dict) -> list[Node]:
+    """One node for each robot; all of them know the names of all robots."""
+    everyone = shared.get("robots") or robots_of(Path(value["params_file"]))
+    if not everyone:
+        raise ValueError("robots:= is empty, and so is 'robots' in params_file; name the robots of the fleet")
+    only = split(value["only"]) or everyone
+    strangers = sorted(set(only) - set(everyone))
+    if strangers:
+        raise ValueError(f"only:={value['only']}: {', '.join(strangers)} is not among the robots of the fleet")
+    return [
+        Node(
+            package="marlgpt_policy",
+            executable="robot_node",
+            name=f"robot_node_{name}",
+            parameters=[value["params_file"], shared, {"robots": everyone, "name": name}],
+            output="screen",
+            respawn=True,
+            respawn_delay=1.0,
+        )
+        for name in only
+    ]
+
+
+def robots_of(file: Path) -> list[str]:
+    """Names of the robots in a parameter file."""
+    for node in (yaml.safe_load(file.read_text()) or {}).values():
+        names = (node or {}).get("ros__parameters", {}).get("robots")
+        if names:
+            return list(names)
+    return []
+
+
+def split(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def is_true(text: str) -> bool:
     """Whether an argument says yes."""
     return text.lower() in ("true", "1", "yes", "on")
@@ -95,7 +145,7 @@ def is_true(text: str) -> bool:
 def overrides(value: dict[str, str]) -> dict:
     """Parameters that the arguments set, for both nodes; each takes those it knows."""
     found: dict = {"use_sim_time": is_true(value["use_sim_time"])}
-    robots = [name.strip() for name in value["robots"].split(",") if name.strip()]
+    robots = split(value["robots"])
     if robots:
         found["robots"] = robots
     if value["radius"]:

@@ -26,6 +26,8 @@ setup(
     description="Run-time half of MARL-GPT for robot fleets",
     license="Apache-2.0",
     entry_points={
-        "console_scripts": [f"{node} = {NAME}.nodes.{node}:main" for node in ("fleet_node", "watchdog_node")]
+        "console_scripts": [
+            f"{node} = {NAME}.nodes.{node}:main" for node in ("fleet_node", "robot_node", "watchdog_node")
+        ]
     },
 )
