@@ -116,6 +116,7 @@ def load_checkpoint(
                 "layout, or use the version of this project that made the checkpoint"
             )
     config, facts = _config(path, metadata["config"]), _object(path, "facts", metadata["facts"])
+    _check_sizes(path, config, weights)
     try:
         model = MarlGpt(config, layouts)
     except (ValueError, RuntimeError, MemoryError) as error:
@@ -160,7 +161,7 @@ def _object(path: str | Path, key: str, text: str) -> dict:
     """The JSON object under ``key`` of the metadata; ``CheckpointError`` for anything else."""
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: '{key}' in its metadata is corrupted ({error}); {_AGAIN}") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: '{key}' in its metadata is not an object but {text[:40]!r}; {_AGAIN}")
@@ -192,6 +193,20 @@ def _config(path: str | Path, text: str) -> ModelConfig:
     if "value_range" in found:
         found["value_range"] = tuple(found["value_range"])
     return ModelConfig(**found)
+
+
+def _check_sizes(path: str | Path, config: ModelConfig, weights: dict[str, torch.Tensor]) -> None:
+    """``CheckpointError`` if the weights are smaller than the configuration says, before a model is allocated.
+
+    Every block has weights of its own, and there is a weight as long as each of the other sizes.
+    """
+    longest = max((max(tensor.shape, default=0) for tensor in weights.values()), default=0)
+    if config.shared > len(weights) or max(config.width, config.bins, config.tables) > longest:
+        raise CheckpointError(
+            f"{path}: its configuration makes no model of its weights: {config.shared} shared blocks of width {config.width}, "
+            f"{config.bins} bins and {config.tables} tables, but {len(weights)} tensors, none longer than {longest}; "
+            f"{_AGAIN}"
+        )
 
 
 def _number(value: object) -> bool:

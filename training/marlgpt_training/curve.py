@@ -39,12 +39,13 @@ def read(runs: list[Path], before: int) -> tuple[list[dict], list[dict]]:
         path, last = run / "log.jsonl", before
         try:
             entries = [json.loads(line) for line in path.read_text().splitlines()]
-        except (OSError, ValueError) as error:
+            for entry in entries:
+                entry["samples"] += before
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
-                f"{path}: not the log of a run ({error}); name folders made by marlgpt train"
+                f"{path}: not the log of a run ({error!r}); name folders made by marlgpt train"
             ) from error
         for entry in entries:
-            entry["samples"] += before
             last = max(last, entry["samples"])
             (rollouts if "score" in entry else training).append(entry)
         before = last

@@ -128,12 +128,14 @@ class FrameEpisode:
                 spec=json.loads(row["spec"]),
             )
             episode.check()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise StoreError(f"an episode's fields contradict each other: {error}") from error
         return episode
 
     def check(self) -> None:
         """``ValueError`` if a move is not allowed where it was made, or a number is not finite."""
+        if not isinstance(self.spec, dict):
+            raise ValueError(f"spec is a {type(self.spec).__name__}, not an object")
         active, masks = self.active[:-1], self.masks[:-1]
         for name, moves, asked in (
             ("action", self.actions, active),

@@ -92,7 +92,7 @@ def decode_tokens(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     last = CELLS + POGEMA_AGENTS * AGENT_TOKENS
     _demand(tokens, tokens[:, last:] == PAD, last, "padding")
     agents = _agents(tokens)
-    packed[:, CELLS:-1] = agents.reshape(len(tokens), -1)
+    packed[:, CELLS:-1] = agents.reshape(len(tokens), POGEMA_AGENTS * AGENT_VALUES)
     masks = np.zeros((len(tokens), MAX_ACTIONS), dtype=np.bool_)
     for move, (row, col) in enumerate(MOVE_OFFSETS):
         masks[:, move] = tokens[:, centre + WINDOW * row + col] != BLOCKED_TOKEN
@@ -106,7 +106,9 @@ def _agents(tokens: np.ndarray) -> np.ndarray:
     absent = (blocks == PAD).all(axis=2)
     # Padding reads as an agent here and now that has done nothing; what it decodes to is thrown away.
     filled = np.where(absent[:, :, None], [CLIP] * 4 + [NO_MOVE] * HISTORY + [GREEDY], blocks)
-    filled = np.concatenate([tokens[:, :first], filled.reshape(len(tokens), -1)], axis=1)
+    filled = np.concatenate(
+        [tokens[:, :first], filled.reshape(len(tokens), POGEMA_AGENTS * AGENT_TOKENS)], axis=1
+    )
     found = np.empty((len(tokens), POGEMA_AGENTS, AGENT_VALUES), dtype=np.int8)
 
     def put(value: int, table: np.ndarray, place: int, what: str) -> None:

@@ -21,11 +21,11 @@ class RunLog:
         self.path = folder / "log.jsonl"
         kept = []
         if self.path.exists():
-            for line in self.path.read_text().splitlines():
+            for line in self.path.read_text(errors="replace").splitlines():
                 try:
                     if json.loads(line)["step"] <= step:
                         kept.append(line)
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     continue  # the last line of a killed run may be torn
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept))

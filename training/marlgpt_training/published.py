@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import pickle
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def read(path: str | Path) -> tuple[dict, dict[str, torch.Tensor]]:
         CheckpointError: Missing or torn file, one that needs pickled code, or one without the two entries.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for names that are too long
         raise CheckpointError(f"{path}: no such file; give the path of the published marl-gpt-main.pt")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
@@ -113,7 +114,7 @@ def read(path: str | Path) -> tuple[dict, dict[str, torch.Tensor]]:
             f"{path}: not a PyTorch file, or one that needs pickled code, which is not run ({reason}); if you trust "
             "it, save its 'model' and 'model_args' alone, as tensors and plain values, in a place that may run it"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:  # torch raises whatever its reader stumbles over
         raise CheckpointError(
             f"{path}: not a readable PyTorch file, torn or of another format ({error})"
         ) from error

@@ -54,8 +54,10 @@ class SampleShard:
         return len(self.labels)
 
     def check(self) -> None:
-        """``StoreError`` if the shapes disagree, or a label is not allowed."""
+        """``StoreError`` if the shapes disagree, a label is not allowed, or ``spec`` is no object."""
         n = len(self.labels)
+        if not isinstance(self.spec, dict):
+            raise StoreError(f"spec is a {type(self.spec).__name__}, not an object")
         if self.packed.shape[:1] != (n,) or self.masks.shape != (n, MAX_ACTIONS):
             raise StoreError(
                 f"observations {self.packed.shape}, masks {self.masks.shape} and {n} labels do not fit together"
@@ -84,7 +86,7 @@ def read_spec(path: str | Path) -> dict:
     try:
         metadata = pq.read_schema(path).metadata or {}
         return json.loads(metadata[b"spec"]) if KEY in metadata else {}
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError, RecursionError) as error:
         raise StoreError(f"{path}: not a readable shard of samples ({error}); delete it") from error
 
 
@@ -158,7 +160,7 @@ def read_samples(path: str | Path, layout: TokenLayout | None = None) -> SampleS
     try:
         shard = _decode(table, {name.decode(): value.decode() for name, value in metadata.items()})
         shard.check()
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"{path}: its fields contradict each other ({error}); import it again") from error
     if layout is not None and (shard.layout_hash != layout.hash or shard.packed.shape[1] != len(layout)):
         raise StoreError(

@@ -136,12 +136,14 @@ class Episode:
                 environment=row["environment"],
             )
             episode.check()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise StoreError(f"an episode's fields contradict each other: {error}") from error
         return episode
 
     def check(self) -> None:
         """``ValueError`` if a move, label, agent or cell is out of range, or an agent starts without a goal."""
+        if not isinstance(self.spec, dict):
+            raise ValueError(f"spec is a {type(self.spec).__name__}, not an object")
         agents, events = len(self.starts), self.goal_events
         for name, low in (("actions", 0), ("labels", -1)):
             moves = getattr(self, name)
@@ -214,9 +216,15 @@ def read_shard(path: str | Path) -> list[Episode] | list[FrameEpisode]:
     missing = [name for name in kind.schema.names if name not in table.column_names]
     if missing:
         raise StoreError(f"{path}: columns missing: {', '.join(missing)}")
+    for column in kind.schema:
+        found = table[column.name]
+        if found.type != column.type or found.null_count:
+            raise StoreError(
+                f"{path}: column '{column.name}' is {found.type} with {found.null_count} empty, expected {column.type}"
+            )
     try:
         return [kind.from_row(row) for row in table.to_pylist()]
-    except StoreError as error:
+    except ValueError as error:  # a text that is none, besides StoreError
         raise StoreError(f"{path}: {error}") from error
 
 
@@ -253,7 +261,7 @@ def layout_of(path: str | Path) -> str:
             f"{path}: not a readable Parquet file ({error}); delete it or collect it again"
         ) from error
     _episode_class(path, schema)
-    return (schema.metadata.get(b"marlgpt_layout") or POGEMA_LAYOUT.name.encode()).decode()
+    return (schema.metadata.get(b"marlgpt_layout") or POGEMA_LAYOUT.name.encode()).decode(errors="replace")
 
 
 def shards(folder: str | Path) -> list[Path]:

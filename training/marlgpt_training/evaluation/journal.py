@@ -42,7 +42,7 @@ class Journal:
         try:
             before = json.loads(lines[0])
             assert isinstance(before, dict) and "format" in before
-        except (IndexError, ValueError, AssertionError) as error:
+        except (IndexError, ValueError, AssertionError, RecursionError) as error:
             raise ValueError(
                 f"{self.path}: not the unfinished results of an evaluation; move it away"
             ) from error
@@ -59,7 +59,7 @@ class Journal:
             try:
                 entry = json.loads(line)
                 self.done[entry["key"]] = entry["metrics"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
             kept.append(line)
         return kept

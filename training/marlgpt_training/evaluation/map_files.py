@@ -69,7 +69,7 @@ def parse_map(name: str, text: str) -> GridMap:
     cells = {symbol: [(int(r), int(c)) for r, c in np.argwhere(symbols == symbol)] for symbol in set(text)}
     letters = {symbol for symbol in cells if symbol.isascii() and symbol.isalpha()}
     for symbol in np.unique(symbols):
-        if symbol not in "#.@$!" and symbol not in letters:
+        if symbol not in {*"#.@$!"} | letters:  # of a string "" would be a part, which NumPy makes of "\0"
             row = int(np.argwhere(symbols == symbol)[0, 0])
             raise ValueError(f"map '{name}', line {row + 1}: unknown symbol '{symbol}'; known are {SYMBOLS}")
     free = symbols != "#"
@@ -128,7 +128,7 @@ def read_maps(path: str | Path) -> list[GridMap]:
     """
     try:
         entries = yaml.load(Path(path).read_text(), Loader=_Loader)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a readable YAML file of maps ({' '.join(str(error).split())})"
         ) from error

@@ -165,8 +165,8 @@ def load(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy and zipfile raise many types for damaged files
         raise ValueError(f"{path}: not a SMAX expert ({error})") from error
-    if int(arrays.pop("version", -1)) != VERSION:
+    if not np.array_equal(arrays.pop("version", -1), VERSION):
         raise ValueError(f"{path}: a SMAX expert of another version; train it again with smax_ppo")
     return arrays
