@@ -79,7 +79,14 @@ def start_simulation(context: LaunchContext) -> list:
             cmd_timeout=0.2,  # no more than the fleet node's latency: a stalled computer then does no harm
         ),
         node("map_publisher", map_yaml=map_yaml, use_sim_time=True),
-        node("task_source", robots=robots, seed=seed, mode=value["mode"], use_sim_time=True),
+        node(
+            "task_source",
+            robots=robots,
+            seed=seed,
+            mode=value["mode"],
+            control=value["control"],
+            use_sim_time=True,
+        ),
     ]
     slowness = 1.0 / min(float(value["real_time_factor"]) or 1.0, 1.0)
     fleet = IncludeLaunchDescription(

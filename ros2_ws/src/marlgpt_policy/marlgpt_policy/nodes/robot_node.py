@@ -13,6 +13,7 @@ import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Twist, TwistStamped
 from marlgpt_msgs.msg import PeerState, RobotState
+from marlgpt_msgs.srv import GetGrid
 from nav_msgs.msg import OccupancyGrid, Odometry
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -112,6 +113,7 @@ class RobotNode(Node):
             self.create_subscription(Bool, topic, self._on_emergency, RELIABLE)
         self.create_service(Trigger, f"{name}/stop", self._on_stop)
         self.create_service(Trigger, f"{name}/resume", self._on_resume)
+        self.create_service(GetGrid, f"{name}/get_grid", self._on_get_grid)
         self.create_timer(1.0 / self.settings.control_rate, self._tick)
         self.create_timer(1.0 / self.settings.state_rate, self._publish_state)
 
@@ -149,6 +151,10 @@ class RobotNode(Node):
         if now - self._warned.get(key, -1e9) >= 5.0:
             self._warned[key] = now
             self.get_logger().warning(text)
+
+    def _on_get_grid(self, _: GetGrid.Request, response: GetGrid.Response) -> GetGrid.Response:
+        """Tell the cells and moves that the robot drives on."""
+        return conversions.grid_response(None if self.lone is None else self.lone.grid, response)
 
     def _on_map(self, message: OccupancyGrid) -> None:
         if self.lone is not None:

@@ -34,6 +34,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from marlgpt_sim.nodes.running import run
 
 MODES = ("lifelong", "once")
+CONTROLS = ("centralised", "decentralised")
 RESEND_AFTER = 2.0  # s of the fleet's time that a robot may show no goal before its goal is sent again
 GRID_PERIOD = 0.5  # s of wall time between two requests for the grid
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -108,10 +109,15 @@ class TaskSource(Node):
         self._publishers_by_robot = [
             self.create_publisher(PoseStamped, f"{name}/goal_pose", RELIABLE) for name in self.robots
         ]
-        self._client = self.create_client(GetGrid, "fleet/get_grid")
+        self._source = "fleet/get_grid" if self.control == "centralised" else f"{self.robots[0]}/get_grid"
+        self._client = self.create_client(GetGrid, self._source)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = self.create_timer(GRID_PERIOD, self._ask_grid, clock=steady)
-        self.create_subscription(FleetState, "fleet/state", self._on_state, RELIABLE)
+        if self.control == "centralised":
+            self.create_subscription(FleetState, "fleet/state", self._on_state, RELIABLE)
+        else:
+            for name in self.robots:
+                self.create_subscription(RobotState, f"{name}/state", self._on_robot_state, RELIABLE)
 
     def _declare(self) -> None:
         """Declare the parameters with description and range."""
@@ -125,6 +131,14 @@ class TaskSource(Node):
             "mode",
             "lifelong",
             described(description="lifelong: a new goal for each reached; once: one each.", read_only=True),
+        )
+        self.declare_parameter(
+            "control",
+            "centralised",
+            described(
+                description="Who drives: centralised (a fleet node) or decentralised (a node on each robot).",
+                read_only=True,
+            ),
         )
         self.declare_parameter(
             "goals",
@@ -157,6 +171,11 @@ class TaskSource(Node):
         self.mode = self.get_parameter("mode").value
         if self.mode not in MODES:
             raise ValueError(f"parameter 'mode' is '{self.mode}'; it must be one of {', '.join(MODES)}")
+        self.control = self.get_parameter("control").value
+        if self.control not in CONTROLS:
+            raise ValueError(
+                f"parameter 'control' is '{self.control}'; it must be one of {', '.join(CONTROLS)}"
+            )
         parameter = self.get_parameter_or("goals", None)
         values = list(parameter.value or []) if parameter else []
         if values and len(values) != 3 * len(self.robots):
@@ -174,7 +193,7 @@ class TaskSource(Node):
         if self._pending is not None:
             return
         if not self._client.service_is_ready():
-            self.get_logger().info("waiting for the service fleet/get_grid", throttle_duration_sec=10.0)
+            self.get_logger().info(f"waiting for the service {self._source}", throttle_duration_sec=10.0)
             return
         self._pending = self._client.call_async(GetGrid.Request())
         self._pending.add_done_callback(self._on_grid)
@@ -195,29 +214,34 @@ class TaskSource(Node):
 
     def _on_state(self, message: FleetState) -> None:
         """Send first goals, next goals, and goals that got lost."""
-        if self._grid is None:
-            return
-        stamp = message.header.stamp
-        now = stamp.sec + stamp.nanosec * 1e-9
         for state in message.robots:
-            robot = self._index.get(state.name)
-            if robot is None or state.status == RobotState.NO_POSE:
-                continue
-            task = self._tasks[robot]
-            grew = state.goals_reached > task.reached
-            task.reached = state.goals_reached
-            if task.goal is None:
-                self._next(robot, state, now, stamp)
-            elif grew and self.mode == "once":
-                self._finish(robot)
-            elif grew:
-                self._next(robot, state, now, stamp)
-            elif state.goal_row >= 0 or task.done or message.stopped:
-                task.sent = now
-            elif now - task.sent > RESEND_AFTER:
-                text = f"'{state.name}' shows no goal; sending its goal again"
-                self.get_logger().warning(text, throttle_duration_sec=10.0)
-                self._send(robot, now, stamp)
+            self._update(state, message.stopped, message.header.stamp)
+
+    def _on_robot_state(self, state: RobotState) -> None:
+        """The same, where each robot speaks for itself."""
+        self._update(state, state.status == RobotState.STOPPED, self.get_clock().now().to_msg())
+
+    def _update(self, state: RobotState, stopped: bool, stamp: object) -> None:
+        """Send a robot what it needs: its first goal, its next one, or again one that got lost."""
+        robot = self._index.get(state.name)
+        if self._grid is None or robot is None or state.status == RobotState.NO_POSE:
+            return
+        now = stamp.sec + stamp.nanosec * 1e-9
+        task = self._tasks[robot]
+        grew = state.goals_reached > task.reached
+        task.reached = state.goals_reached
+        if task.goal is None:
+            self._next(robot, state, now, stamp)
+        elif grew and self.mode == "once":
+            self._finish(robot)
+        elif grew:
+            self._next(robot, state, now, stamp)
+        elif state.goal_row >= 0 or task.done or stopped:
+            task.sent = now
+        elif now - task.sent > RESEND_AFTER:
+            text = f"'{state.name}' shows no goal; sending its goal again"
+            self.get_logger().warning(text, throttle_duration_sec=10.0)
+            self._send(robot, now, stamp)
 
     def _next(self, robot: int, state: RobotState, now: float, stamp: object) -> None:
         """Choose the robot's next goal and send it."""
