@@ -14,7 +14,6 @@ machine; `only:=robot_00` starts the one that belongs on this robot).
 from pathlib import Path
 
 import yaml
-
 from launch.actions import (
     DeclareLaunchArgument,
     GroupAction,
@@ -108,7 +107,9 @@ def robot_nodes(value: dict[str, str], shared: dict) -> list[Node]:
     only = split(value["only"]) or everyone
     strangers = sorted(set(only) - set(everyone))
     if strangers:
-        raise ValueError(f"only:={value['only']}: {', '.join(strangers)} is not among the robots of the fleet")
+        raise ValueError(
+            f"only:={value['only']}: {', '.join(strangers)} is not among the robots of the fleet"
+        )
     return [
         Node(
             package="marlgpt_policy",

@@ -47,7 +47,15 @@ ARGUMENTS = {
     "execution": ("", "asynchronous or synchronous; empty: that of params_file"),
     "control": ("centralised", "one fleet node for all robots, or decentralised: one robot node for each"),
 }
-PASSED_ON = ("radius", "drive", "namespace", "params_file", "policy", "execution", "control")  # to fleet.launch.py
+PASSED_ON = (
+    "radius",
+    "drive",
+    "namespace",
+    "params_file",
+    "policy",
+    "execution",
+    "control",
+)  # to fleet.launch.py
 WATCHDOG_TIMEOUT = 0.5  # s at real time; the watchdog's clock is the wall's, slow simulations need longer
 
 

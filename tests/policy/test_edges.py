@@ -101,3 +101,21 @@ def test_a_robot_that_does_not_obey_is_not_relied_on_for_longer_each_time():
         waits.append(robots.broken_until[0] - now)
         now = robots.broken_until[0] + 0.1
     np.testing.assert_allclose(waits, [10, 20, 40, 60, 60])
+
+
+def test_a_leader_that_was_pushed_towards_its_follower_keeps_it_farther_back():
+    grid = NavGrid.from_cells(np.ones((1, 3), bool))
+    robots = Robots([RobotConfig("leader"), RobotConfig("follower")])
+    reservations = Reservations((1, 3))
+    edges = Edges(robots, grid, reservations, TURN, STRAIGHT)
+    robots.cells[:] = robots.targets[:] = [(0, 1), (0, 0)]
+    robots.docked[:] = True
+    for i, cell in enumerate(robots.cells):
+        reservations.acquire(cell, i)
+    edges.start(np.array([0, 1]), np.array([4, 4], np.int8), 0.0)
+    robots.progress[0] = 0.2
+    assert edges.limits()[1] == 0.2 + STRAIGHT
+    robots.aside[0] = 0.25
+    np.testing.assert_allclose(edges.limits()[1], 0.2 + STRAIGHT - 0.25)
+    robots.aside[0] = 2.0
+    assert edges.limits()[1] == 0.0

@@ -18,7 +18,7 @@ from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.reservations import Reservations
 from marlgpt_policy.robots import NO_CELL, Robots
 
-DISPLACED = 0.35
+DISPLACED = 0.25
 """Share of a cell's edge that a robot may be beside its way before it counts as off the grid."""
 SAMPLES = 9
 """Points that stand for a way off the grid, which is a cell long at most."""
@@ -109,8 +109,8 @@ class Docking:
         if not len(on):
             return
         starts, ends = self.grid.centre(robots.cells[on]), self.grid.centre(robots.targets[on])
-        away = distance_to_segment(robots.poses[on, :2], starts, ends)
-        for i in on[away > DISPLACED * self.grid.cell_size]:
+        robots.aside[on] = distance_to_segment(robots.poses[on, :2], starts, ends) / self.grid.cell_size
+        for i in on[robots.aside[on] > DISPLACED]:
             robots.docked[i] = False
             robots.detail[i] = "was moved off its way"
 

@@ -115,7 +115,8 @@ class Edges:
         i = np.flatnonzero(leader >= 0)
         j = leader[i]
         slack = np.where(robots.move[j] == move[i], self.straight_slack, self.turn_slack)
-        behind = np.minimum(1.0, robots.progress[j] + slack)
+        # A leader that was pushed off its edge may be that much nearer.
+        behind = np.clip(robots.progress[j] + slack - robots.aside[j], 0.0, 1.0)
         limit[i] = np.select([robots.edge[j] < edge[i], robots.edge[j] == edge[i]], [0.0, behind], 1.0)
         limit[i[~robots.docked[j]]] = 0.0  # pushed off its way: where it will be is not known
         return limit

@@ -70,6 +70,7 @@ PER_ROBOT: dict[str, tuple[object, type, int]] = {
     "next_leader": (-1, np.int64, 0),
     "next_leader_edge": (0, np.int64, 0),
     "progress": (1.0, np.float64, 0),
+    "aside": (0.0, np.float64, 0),
     "returning": (False, np.bool_, 0),
     "progress_time": (-np.inf, np.float64, 0),
     "progress_then": (1.0, np.float64, 0),
@@ -113,6 +114,7 @@ class Robots:
         leader, leader_edge: int64[n] robot, and its edge, that must get out of ``targets`` first; -1 for none.
         next_leader, next_leader_edge: The same for ``next_targets``.
         progress: float64[n] share of the edge driven, as measured.
+        aside: float64[n] distance from the edge, as a share of a cell.
         returning: bool[n] drives back on an edge that its leader does not free.
         progress_time, progress_then: float64[n] time and value of the last progress worth the name.
         unfit_since: float64[n] when the robot became unfit to drive, s; NaN while it is fit.

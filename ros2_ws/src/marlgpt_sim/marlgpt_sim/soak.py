@@ -104,7 +104,7 @@ def jobs(args: Args) -> list[dict[str, Any]]:
     room = {}
     for name, map in maps.items():
         free = int((build_grid(map, 0.22, MARGIN).components == 0).sum())
-        room[name] = max(2, min(args.robots, free // 12))
+        room[name] = max(2, min(args.robots, free // 16))
     made, hours = [], 0.0
     names = list(maps)
     while hours < args.hours:
