@@ -9,7 +9,6 @@ import importlib
 import math
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from rosidl_parser.definition import (
     AbstractNestedType,
@@ -44,12 +43,6 @@ INTEGERS = {
 }
 DOUBLES = st.floats() | st.sampled_from([0.0, 0.1, 1.0, 0.7, -1.0, 1e300, -1e300, math.nan, math.inf, 5e-324])
 SINGLES = st.floats(width=32) | st.sampled_from([0.0, 0.5, math.nan, math.inf, -math.inf])
-
-
-def fuzz(examples):
-    """Settings of a fuzz test whose examples share a node."""
-    shared = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=examples, deadline=None, database=None, suppress_health_check=shared)
 
 
 def values(slot):

