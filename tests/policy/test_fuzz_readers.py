@@ -2,13 +2,15 @@
 
 import io
 import math
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from fleet_bench import write_policy
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.grid import build_grid
 from marlgpt_policy.layout import POGEMA_LAYOUT
@@ -17,35 +19,11 @@ from marlgpt_policy.policy import OnnxPolicy, PolicyError
 from onnx import TensorProto, helper
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from fuzzing import damaged, fuzz  # noqa: E402
+
 CPU = ("CPUExecutionProvider",)
 FLOATS = st.floats(width=32) | st.sampled_from([0.0, -0.0, 1e-38, 3e38, math.nan, math.inf, -math.inf])
-
-
-def fuzz(examples):
-    """Settings of a fuzz test; a folder is shared by its examples, which overwrite their file."""
-    shared = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=examples, deadline=None, database=None, suppress_health_check=shared)
-
-
-@st.composite
-def damaged(draw, data):
-    """``data`` with some bits flipped, bytes replaced, cut out or repeated, or its end missing."""
-    found = bytearray(data)
-    for _ in range(draw(st.integers(1, 6))):
-        at = draw(st.integers(0, max(0, len(found) - 1)))
-        match draw(st.sampled_from(["flip", "cut", "replace", "repeat", "remove"])):
-            case "flip" if found:
-                found[at] ^= 1 << draw(st.integers(0, 7))
-            case "cut":
-                del found[at:]
-            case "replace":
-                new = draw(st.binary(min_size=1, max_size=9))
-                found[at : at + len(new)] = new
-            case "repeat":
-                found[at:at] = found[at : at + draw(st.integers(1, 64))]
-            case "remove":
-                del found[at : at + draw(st.integers(1, 64))]
-    return bytes(found)
 
 
 # Maps ----------------------------------------------------------------------------------------------------

@@ -1,14 +1,16 @@
 """Fuzzed files: whatever is in a shard, a checkpoint or a data set, its reader returns or raises its own error."""
 
 import json
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_training import curve, published, run_state
@@ -31,32 +33,8 @@ from marlgpt_training.sample_store import (
 from marlgpt_training.store import StoreError, encode_shard, layout_of, read_shard
 from safetensors.torch import load_file, save_file
 
-
-def fuzz(examples):
-    """Settings of a fuzz test; a folder is shared by its examples, which overwrite their file."""
-    shared = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=examples, deadline=None, database=None, suppress_health_check=shared)
-
-
-@st.composite
-def damaged(draw, data):
-    """``data`` with some bits flipped, bytes replaced, cut out or repeated, or its end missing."""
-    found = bytearray(data)
-    for _ in range(draw(st.integers(1, 6))):
-        at = draw(st.integers(0, max(0, len(found) - 1)))
-        match draw(st.sampled_from(["flip", "flip", "cut", "replace", "repeat", "remove"])):
-            case "flip" if found:
-                found[at] ^= 1 << draw(st.integers(0, 7))
-            case "cut":
-                del found[at:]
-            case "replace":
-                new = draw(st.binary(min_size=1, max_size=9))
-                found[at : at + len(new)] = new
-            case "repeat":
-                found[at:at] = found[at : at + draw(st.integers(1, 64))]
-            case "remove":
-                del found[at : at + draw(st.integers(1, 64))]
-    return bytes(found)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from fuzzing import damaged, fuzz  # noqa: E402
 
 
 def attempt(read, path, error):

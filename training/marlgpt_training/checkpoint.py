@@ -203,9 +203,9 @@ def _check_sizes(path: str | Path, config: ModelConfig, weights: dict[str, torch
     longest = max((max(tensor.shape, default=0) for tensor in weights.values()), default=0)
     if config.shared > len(weights) or max(config.width, config.bins, config.tables) > longest:
         raise CheckpointError(
-            f"{path}: its configuration makes no model of its weights: {config.shared} shared blocks of width {config.width}, "
-            f"{config.bins} bins and {config.tables} tables, but {len(weights)} tensors, none longer than {longest}; "
-            f"{_AGAIN}"
+            f"{path}: its configuration makes no model of its weights: {config.shared} shared blocks of width "
+            f"{config.width}, {config.bins} bins and {config.tables} tables, but {len(weights)} tensors, none longer "
+            f"than {longest}; {_AGAIN}"
         )
 
 

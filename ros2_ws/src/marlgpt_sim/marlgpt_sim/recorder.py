@@ -164,13 +164,22 @@ class BagWriter:
         with self._lock:
             if (name, type) in self._connections or self.closed:
                 return
-            if type not in self.types.types:
-                self.types.register(load_types([type.split("/")[0]]).fielddefs)
-            if type not in self.types.types:
-                raise KeyError(f"topic {name!r}: message type {type!r} is unknown")
+            self.learn(type)
             self._connections[name, type] = self._bag.add_connection(
                 name, type, typestore=self.types, offered_qos_profiles=qos
             )
+
+    def learn(self, type: str) -> None:
+        """Make sure that a message type is known.
+
+        Raises:
+            KeyError: The type is unknown.
+            FileNotFoundError: The ``.msg`` files of its package are missing.
+        """
+        if type not in self.types.types:
+            self.types.register(load_types([type.split("/")[0]]).fielddefs)
+        if type not in self.types.types:
+            raise KeyError(f"message type {type!r} is unknown")
 
     def write(self, name: str, type: str, data: bytes, stamp: int) -> None:
         """Append one message; ignored once the bag is closed.
@@ -240,33 +249,43 @@ def recover(broken: str | Path, target: str | Path) -> int:
         Messages recovered [count].
 
     Raises:
-        ValueError: `broken` is not an MCAP file, or holds a compressed chunk.
+        ValueError: `broken` is not an MCAP file, holds a compressed chunk, or is damaged; the messages before stay.
         FileExistsError: `target` exists already.
     """
     content = memoryview(Path(broken).read_bytes())
     if bytes(content[:5]) != b"\x89MCAP":
         raise ValueError(f"{broken} is not an MCAP file")
+    with BagWriter(target) as bag:
+        try:
+            _copy(_records(content[8:], broken), bag)
+        except Exception as error:  # damaged records can fail in many ways
+            raise ValueError(
+                f"{broken}: cannot be read beyond its first {bag.messages} messages, which are in {target}: {error!r}"
+            ) from error
+        return bag.messages
+
+
+def _copy(records: Iterator[tuple[int, memoryview]], bag: BagWriter) -> None:
+    """Write the messages among the records of a file to ``bag``."""
     types: dict[int, str] = {}
     topics: dict[int, tuple[str, str]] = {}
-    with BagWriter(target) as bag:
-        for opcode, body in _records(content[8:], broken):
-            if opcode == _SCHEMA:
-                (number,) = struct.unpack_from("<H", body)
-                name, encoding, text = _strings(body, 2, 3)
-                if encoding != "ros2msg":
-                    raise ValueError(f"{broken}: {name!r} is defined in {encoding!r}, not in 'ros2msg'")
-                new = get_types_from_msg(text, name)
-                bag.types.register({key: value for key, value in new.items() if key not in bag.types.types})
-                types[number] = name
-            elif opcode == _CHANNEL:
-                number, schema = struct.unpack_from("<HH", body)
-                topic, _, profiles = _strings(body, 4, 2) + [_profiles(body)]
-                bag.add_topic(topic, types[schema], profiles)
-                topics[number] = topic, types[schema]
-            elif opcode == _MESSAGE:
-                number, _, stamp, _ = struct.unpack_from("<HIQQ", body)
-                bag.write(*topics[number], bytes(body[22:]), stamp)
-        return bag.messages
+    for opcode, body in records:
+        if opcode == _SCHEMA:
+            (number,) = struct.unpack_from("<H", body)
+            name, encoding, text = _strings(body, 2, 3)
+            if encoding != "ros2msg":
+                raise ValueError(f"{name!r} is defined in {encoding!r}, not in 'ros2msg'")
+            new = get_types_from_msg(text, name)
+            bag.types.register({key: value for key, value in new.items() if key not in bag.types.types})
+            types[number] = name
+        elif opcode == _CHANNEL:
+            number, schema = struct.unpack_from("<HH", body)
+            topic, _, profiles = _strings(body, 4, 2) + [_profiles(body)]
+            bag.add_topic(topic, types[schema], profiles)
+            topics[number] = topic, types[schema]
+        elif opcode == _MESSAGE:
+            number, _, stamp, _ = struct.unpack_from("<HIQQ", body)
+            bag.write(*topics[number], bytes(body[22:]), stamp)
 
 
 _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK = 0x03, 0x04, 0x05, 0x06  # opcodes of the MCAP specification, version 0

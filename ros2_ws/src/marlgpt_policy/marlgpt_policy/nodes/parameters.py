@@ -115,9 +115,10 @@ def check_names(names: list[str], most: int) -> None:
         raise ValueError(f"{len(names)} robots, parameter 'max_robots' is {most}")
     for name in names:
         shown = name[: LONGEST_NAME + 8]
-        if not name.isascii() or not name.replace("_", "a").isalnum() or name[0].isdigit():
+        plain = name.isascii() and name.replace("_", "a").isalnum() and not name[0].isdigit()
+        if not plain or "__" in name:
             raise ValueError(
-                f"robot name '{shown}' is not a ROS name: letters, digits and '_', not a digit first"
+                f"robot name '{shown}' is not a ROS name: letters, digits and single '_', not a digit first"
             )
         if len(name) > LONGEST_NAME:
             raise ValueError(f"robot name '{shown}...' is longer than {LONGEST_NAME} characters")

@@ -16,6 +16,10 @@ from marlgpt_policy.peer_state import Shown, State
 
 NO_MOVE = 5
 """History entry of ``PeerState`` for a step that has not happened."""
+MOST_CELLS = 64
+"""Cells that one robot may say it holds; it needs fewer than thirty to join."""
+LARGEST_CLOCK = 2**63
+"""A logical clock from here on is a mistake, and would leave no room to count on."""
 
 
 def grid_hash(grid: NavGrid) -> str:
@@ -34,13 +38,17 @@ def read_state(message: PeerState) -> State:
     """A robot's state from its message.
 
     Raises:
-        ValueError: Lists of different lengths, no cell, or a pose that is not finite.
+        ValueError: Lists of different lengths, no cell or too many, a number out of range, a stamp before zero.
     """
     lists = (message.peers, message.heard_incarnation, message.heard_sequence, message.heard_age)
     if len({len(values) for values in lists}) > 1 or len(message.held_rows) != len(message.held_cols):
         raise ValueError("its lists have different lengths")
     if not message.held_rows:
         raise ValueError("it holds no cell")
+    if len(message.held_rows) > MOST_CELLS:
+        raise ValueError(f"it holds {len(message.held_rows)} cells, more than {MOST_CELLS}")
+    if max(message.clock, message.request_clock) >= LARGEST_CLOCK:
+        raise ValueError(f"its logical clock is {max(message.clock, message.request_clock)}")
     if not all(math.isfinite(value) for value in (*message.heard_age, message.waited)):
         raise ValueError("a number in it is not finite")
     heard = {name: (int(a), int(b), float(c)) for name, a, b, c in zip(*lists, strict=True)}

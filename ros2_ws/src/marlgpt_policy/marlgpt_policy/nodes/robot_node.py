@@ -26,12 +26,12 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from marlgpt_policy.clearance import DistanceField
-from marlgpt_policy.fleet import GoalError
 from marlgpt_policy.grid import build_grid
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.lone import Lone, LoneConfig
 from marlgpt_policy.nodes import conversions, intake, parameters
-from marlgpt_policy.nodes.parameters import Spec
+from marlgpt_policy.nodes.journal import short
+from marlgpt_policy.nodes.parameters import LONGEST_NAME, Spec
 from marlgpt_policy.nodes.peer_messages import cells_around, grid_hash, read_state, write_state
 from marlgpt_policy.occupancy import from_occupancy_grid
 from marlgpt_policy.peer_state import Rules, State
@@ -162,10 +162,7 @@ class RobotNode(Node):
             return
         settings, own = self.settings, self.own
         try:
-            if message.header.frame_id not in ("", settings.map_frame):
-                raise ValueError(
-                    f"its frame is '{message.header.frame_id}', map_frame is '{settings.map_frame}'"
-                )
+            intake.check_map(message, settings.map_frame, settings.max_map_pixels)
             map = from_occupancy_grid(message)
             grid = build_grid(
                 map, settings.radius, settings.margin, settings.cell_size or None, settings.unknown_is_free
@@ -207,33 +204,28 @@ class RobotNode(Node):
     def _on_pose(self, message: Odometry | PoseWithCovarianceStamped) -> None:
         if self.lone is None:
             return
-        if message.header.frame_id not in ("", self.settings.map_frame):
-            self._reject(
-                "frame", f"pose is in frame '{message.header.frame_id}', not '{self.settings.map_frame}'"
-            )
-            return
-        stamp = Time.from_msg(message.header.stamp).nanoseconds
-        if stamp and stamp <= self._pose_stamp and self._pose_stamp - stamp < 5e8:
-            return  # no news
-        self._pose_stamp = stamp
         now = self.now()
         try:
+            intake.check_frame(message.header.frame_id, self.settings.map_frame)
+            stamp = Time.from_msg(message.header.stamp).nanoseconds
+            if stamp and stamp <= self._pose_stamp and self._pose_stamp - stamp < 5e8:
+                return  # no news
             taken = min(now, stamp * 1e-9) if stamp else now
             self.lone.update_pose(*intake.planar(message.pose.pose), taken)
+            self._pose_stamp = stamp
         except ValueError as error:
             self._reject("pose", f"pose refused: {error}")
 
     def _on_goal(self, message: PoseStamped) -> None:
-        if message.header.frame_id not in ("", self.settings.map_frame):
-            self._reject("goal", f"goal is in frame '{message.header.frame_id}', not the map's")
-            return
-        if self.lone is None:
-            self._early_goal = message
-            return
         try:
-            self.lone.set_goal(message.pose.position.x, message.pose.position.y, self.now())
-        except GoalError as error:
-            self._reject("goal", f"refused: {error}")
+            intake.check_frame(message.header.frame_id, self.settings.map_frame)
+            x, y = intake.position(message.pose)
+            if self.lone is None:
+                self._early_goal = message
+            else:
+                self.lone.set_goal(x, y, self.now())
+        except ValueError as error:  # GoalError among them
+            self._reject("goal", f"goal refused: {error}")
 
     def _on_peer(self, message: PeerState) -> None:
         if (
@@ -242,19 +234,27 @@ class RobotNode(Node):
             and message.incarnation <= self.lone.incarnation
         ):
             return
+        name, peers = message.name, self.lone.peers
+        # The log's key is a name only where it is one of few: anything can be in a message.
+        member = name if name in peers.rules.members else "a stranger"
         try:
+            if len(name) > LONGEST_NAME:
+                raise ValueError(f"its name is longer than {LONGEST_NAME} characters")
+            most = self.settings.max_robots
+            if name not in (*peers.rules.members, *peers.known) and len(peers.known) >= most:
+                raise ValueError(f"{len(peers.known)} robots are known, parameter max_robots is {most}")
             state = read_state(message)
-            if state.key != self.lone.peers.key:
+            if state.key != peers.key:
                 cells = cells_around(self.lone.grid, state.shown.pose)
                 state = State(**{**vars(state), "held": cells, "request": None})
                 self._reject(
-                    f"rules {message.name}",
-                    f"'{message.name}' drives on another map or by other rules ({state.key}, here "
-                    f"{self.lone.peers.key}): give both the same map, robots, fleet_max_speed and quorum_age",
+                    f"rules {member}",
+                    f"'{short(name)}' drives on another map or by other rules ({short(state.key)}, here "
+                    f"{peers.key}): give both the same map, robots, fleet_max_speed and quorum_age",
                 )
             self.lone.receive(state)
         except ValueError as error:
-            self._reject(f"peer {message.name}", f"state of '{message.name}' refused: {error}")
+            self._reject(f"peer {member}", f"state of '{short(name)}' refused: {error}")
 
     def _on_emergency(self, message: Bool) -> None:
         if message.data:  # false does not let anybody drive again

@@ -16,7 +16,6 @@ from marlgpt_policy.geometry import yaw_of
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.time import Time
 from tqdm import tqdm
 
 from marlgpt_sim.nodes.recorder import BagRecorder
@@ -87,20 +86,19 @@ class Monitor(Node):
 
     def _on_truth(self, message: PoseArray) -> None:
         self.heard = time.monotonic()
-        self.now = Time.from_msg(message.header.stamp).nanoseconds * 1e-9
+        stamp = message.header.stamp
+        self.now = stamp.sec + stamp.nanosec * 1e-9
         if self.begin is None or (self.samples and self.now - self.samples[-1][0] < SAMPLE - 1e-6):
             return
-        poses = np.array(
-            [
-                (
-                    p.position.x,
-                    p.position.y,
-                    yaw_of((p.orientation.x, p.orientation.y, p.orientation.z, p.orientation.w)),
-                )
-                for p in message.poses
-            ]
-        )
+        try:
+            poses = _planar(message)
+        except ValueError as error:
+            self.get_logger().warning(f"poses left out of the trace: {error}", throttle_duration_sec=5.0)
+            return
+        if len(poses) != len(self.run.names):
+            return
         robots = [] if self.state is None else self.state.robots
+        robots = robots if len(robots) == len(poses) else []
         cells = np.array([(r.goal_row, r.goal_col) for r in robots] or [(-1, -1)] * len(poses))
         goals = np.where(cells[:, :1] >= 0, self.run.grid.centre(cells), np.nan)
         status = [r.status for r in robots] or [0] * len(poses)
@@ -120,6 +118,12 @@ class Monitor(Node):
             separation=np.array(separation), vetoes=np.array(vetoes, dtype=int), grid=self.run.grid,
             title=f"{len(self.run.names)} robots on {self.run.args.map.stem}", summary=summary,
         )  # fmt: skip
+
+
+def _planar(message: PoseArray) -> np.ndarray:
+    """float64[n, 3] x, y (m) and yaw (rad); ``ValueError`` for a quaternion without direction."""
+    places = [(p.position, p.orientation) for p in message.poses]
+    return np.array([(xy.x, xy.y, yaw_of((q.x, q.y, q.z, q.w))) for xy, q in places]).reshape(-1, 3)
 
 
 def _gap(poses: np.ndarray, radius: float) -> float:

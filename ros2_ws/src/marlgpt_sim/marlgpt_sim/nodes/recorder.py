@@ -48,6 +48,7 @@ class BagRecorder:
         FileExistsError: `path` exists already.
         FileNotFoundError: The ``.msg`` files of a package are missing.
         ModuleNotFoundError: The Python messages of a package are missing.
+        KeyError: A message type is unknown.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class BagRecorder:
             reliability=ReliabilityPolicy.RELIABLE if topic.reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if topic.latched else DurabilityPolicy.VOLATILE,
         )
+        self._writer.learn(topic.type)
         self._specs[name] = topic
         self._subscriptions[name] = self._node.create_subscription(
             message, name, lambda data: self._write(name, topic, data), profile, raw=True
@@ -176,7 +178,7 @@ class RecorderNode(Node):
             latched = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles)
             try:
                 self.recorder.add(TopicSpec(name, types[0], reliable, latched))
-            except (ModuleNotFoundError, AttributeError, ValueError) as error:
+            except Exception as error:  # a type that is not installed here can fail in many ways
                 self._unusable.add(name)
                 self.get_logger().warning(f"cannot record {name}: {error}")
 

@@ -194,7 +194,12 @@ class Simulator(Node):
 
         def listen(data: bytes) -> None:
             self.handled += 1
-            stamp, vx, vy, wz = reader(data)
+            try:
+                stamp, vx, vy, wz = reader(data)
+            except Exception as error:  # whatever it is that came, it is no command
+                text = f"command of '{self.settings['robots'][robot]}' cannot be read: {error}"
+                self.get_logger().warning(text, throttle_duration_sec=5.0)
+                return
             if not np.isfinite(vx + vy + wz):
                 name = self.settings["robots"][robot]
                 text = f"command of '{name}' is not finite; it stops"

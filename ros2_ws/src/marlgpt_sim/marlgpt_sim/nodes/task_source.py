@@ -41,7 +41,7 @@ RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
 def grid_of(response: GetGrid.Response) -> NavGrid:
-    """Return the grid of a successful response."""
+    """Return the grid of a successful response; ``ValueError`` if its fields contradict each other."""
     shape = response.rows, response.cols
     bits = np.array(response.moves, np.uint8).reshape(shape)
     moves = (bits[..., None] >> np.arange(5)) & 1
@@ -206,8 +206,13 @@ class TaskSource(Node):
             reason = "the call failed" if response is None else response.message
             self.get_logger().info(f"no grid yet: {reason}", throttle_duration_sec=10.0)
             return
+        try:
+            self._grid = grid_of(response)
+        except ValueError as error:
+            text = f"the grid of {self._source} is refused: {error}"
+            self.get_logger().warning(text, throttle_duration_sec=10.0)
+            return
         self._timer.cancel()
-        self._grid = grid_of(response)
         self._stream = GoalStream(self._grid, self.seed, len(self.robots))
         cells = int((self._grid.components == 0).sum())
         self.get_logger().info(f"goals for {len(self.robots)} robots on {cells} cells, {self.mode}")
@@ -251,7 +256,12 @@ class TaskSource(Node):
             task.cell = tuple(self._grid.cell_of(np.array([x, y])).tolist())
         else:
             taken = {t.cell for i, t in enumerate(self._tasks) if i != robot and t.cell is not None}
-            task.cell = self._stream.draw(robot, taken | {(state.row, state.col)})
+            try:
+                task.cell = self._stream.draw(robot, taken | {(state.row, state.col)})
+            except ValueError as error:
+                text = f"no next goal for '{state.name}': {error}"
+                self.get_logger().warning(text, throttle_duration_sec=10.0)
+                return
             x, y = self._grid.centre(np.array(task.cell)).tolist()
             yaw = 0.0
         goal = task.goal = PoseStamped()
