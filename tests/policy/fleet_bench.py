@@ -10,6 +10,7 @@ import time
 import numpy as np
 import onnx
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, Twist
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -89,7 +90,7 @@ class Bench:
         poses: Positions of the robots that send odometry, m.
         commands: Velocities heard, by robot.
         heard: Times (time.monotonic) of those commands.
-        states, decisions, heartbeats: Messages heard.
+        states, decisions, heartbeats, health: Messages heard.
     """
 
     def __init__(self, folder, domain, policy, robots, **parameters):
@@ -111,7 +112,7 @@ class Bench:
         self.executor.add_node(self.node)
         self.poses, self.commands, self.heard = {}, {}, {}
         self.odometry, self.goal, self.press = {}, {}, {}
-        self.states, self.decisions, self.heartbeats = [], [], []
+        self.states, self.decisions, self.heartbeats, self.health = [], [], [], []
         self.map = self.node.create_publisher(OccupancyGrid, "map", LATCHED)
         self.press_all = self.node.create_publisher(Bool, "fleet/emergency_stop", 10)
         for robot in robots:
@@ -119,6 +120,7 @@ class Bench:
         self.node.create_subscription(FleetState, "fleet/state", self.states.append, 10)
         self.node.create_subscription(FleetDecision, "fleet/decisions", self.decisions.append, 10)
         self.node.create_subscription(Heartbeat, "fleet/heartbeat", self.heartbeats.append, 10)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.health.append, 10)
         self.timer = self.node.create_timer(0.05, self.send_poses)
         self.navigate = ActionClient(self.node, Navigate, "fleet/navigate")
 
@@ -175,6 +177,14 @@ class Bench:
         if robot in self.poses:
             self.poses[robot] = self.poses[robot] + 0.05 * np.array([twist.linear.x, twist.linear.y])
 
+    def watched(self):
+        """Wait until a watchdog hears the node."""
+        self.health.clear()
+        self.until(
+            lambda: any(s.message == "heartbeats come" for m in self.health for s in m.status),
+            "watchdog that hears",
+        )
+
     def moving(self, robot, speed=0.3):
         """Was the robot's last command to move?"""
         return bool(self.commands[robot]) and np.abs(self.commands[robot][-1]).max() > speed
@@ -228,6 +238,7 @@ class Bench:
     def call(self, kind, name, request):
         client = self.node.create_client(kind, name)
         self.until(client.service_is_ready, f"service {name}")
+        self.spin(0.1)  # the way back may not have been found yet
         future = client.call_async(request)
         self.until(future.done, f"answer of {name}")
         self.node.destroy_client(client)

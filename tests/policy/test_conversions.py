@@ -174,7 +174,7 @@ def test_before_any_pose_all_messages_can_be_sent():
     serialize_message(conversions.state_message(fleet, Header(), 5.0, 0))
     shown = markers(fleet, set(), Header(), 5.0)
     assert all(marker.action == Marker.DELETE for marker in shown.markers)
-    health = Health(Journal(Lines()), 0.05).message(fleet, Header(), 5.0)
+    health = Health(Journal(Lines()), 0.05).message(fleet, Header(), 5.0, 0)
     assert [status.message.split(":")[0] for status in health.status[1:]] == ["NO_POSE", "NO_POSE"]
 
 
@@ -216,7 +216,7 @@ def test_diagnostics_name_who_needs_a_look_and_log_it_once():
     fleet.stop(2)
     journal.reject("pose", "bad", "r1")
     for _ in range(3):
-        message = health.message(fleet, Header(), now)
+        message = health.message(fleet, Header(), now, 1)
     summary = message.status[0]
     values = {pair.key: pair.value for pair in summary.values}
     assert summary.level == DiagnosticStatus.WARN and summary.message == "standing still: r1"
@@ -232,10 +232,10 @@ def test_diagnostics_name_who_needs_a_look_and_log_it_once():
     assert [status.name for status in message.status[1:]] == ["marlgpt: r1", "marlgpt: r2"]
     assert len(log.lines) == 2 and "STALE: r1 [event=robots_stand status=STALE robots=1]" in log.lines[1]
     fleet.pose_time[1] = now
-    health.message(fleet, Header(), now)
+    health.message(fleet, Header(), now, 1)
     assert "recovered: r1" in log.lines[2]
     fleet.stop()
-    assert health.message(fleet, Header(), now).status[0].message == "stopped until fleet/resume is called"
+    assert health.message(fleet, Header(), now, 1).status[0].message == "stopped until fleet/resume is called"
 
 
 # The log -------------------------------------------------------------------------------------------------

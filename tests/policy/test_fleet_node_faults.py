@@ -11,7 +11,7 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy")
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from marlgpt_msgs.msg import RobotState, SimStatus  # noqa: E402
 from marlgpt_msgs.srv import GetGrid  # noqa: E402
@@ -315,8 +315,7 @@ def test_robots_join_leave_and_come_back_while_others_drive(driving):
 def test_diagnostics_and_markers_show_what_goes_on(driving):
     bench = driving
     settle(bench)
-    health, shown = [], []
-    bench.node.create_subscription(DiagnosticArray, "/diagnostics", health.append, 10)
+    health, shown = bench.health, []
     bench.node.create_subscription(MarkerArray, "fleet/markers", shown.append, 10)
     bench.command("stop_robot", "b")
     x, y = bench.poses.pop("a")
@@ -384,8 +383,7 @@ def test_a_killed_node_is_followed_by_zeros_in_time_and_by_one_that_takes_over(t
     watchdog, log = bench.spawn("watchdog_node", {"robots": "[a, b]"})
     try:
         bench.bring_up({"a": (0, 0), "b": (1, 4)})
-        bench.until(lambda: bench.press_all.get_subscription_count() == 2, "watchdog")
-        bench.spin(1.0)
+        bench.watched()
         keep_moving(bench)
         killed = time.monotonic()
         bench.kill()
@@ -404,12 +402,13 @@ def test_a_killed_node_is_followed_by_zeros_in_time_and_by_one_that_takes_over(t
         bench.restart()
         settle(bench)
         assert any(between), "they stood between cells"
-        bench.until(lambda: "heartbeats are back" in log.read_text(), "watchdog that hears the new node")
+        bench.watched()
+        assert "heartbeats are back" in log.read_text()
         keep_moving(bench)
         settle(bench)
         # Stopped, killed, restarted: it must not drive off.
         assert bench.trigger("stop").success
-        bench.spin(0.3)
+        bench.until(lambda: "the fleet is stopped until resumed" in log.read_text(), "watchdog that knows")
         bench.kill()
         bench.restart()
         bench.until(lambda: bench.states and bench.fresh_state().stopped, "stop told by the watchdog")
@@ -449,6 +448,7 @@ def test_simulated_robots_are_taken_over_between_cells_without_a_contact(tmp_pat
         bench.grid = bench.call(GetGrid, "fleet/get_grid", GetGrid.Request())
         for turn in (1, 2):
             settle(bench)
+            bench.watched()
             targets = cells[turn:] + cells[:turn]
             for name, cell in zip(names, targets, strict=True):
                 bench.go(name, *cell)

@@ -15,7 +15,8 @@ from marlgpt_msgs.msg import FleetDecision, FleetState, Heartbeat
 from marlgpt_msgs.srv import GetGrid
 from nav_msgs.msg import OccupancyGrid, Odometry
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
+from rclpy.experimental import EventsExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -398,7 +399,8 @@ class FleetNode(LifecycleNode):
     def _publish_health(self) -> None:
         if self.fleet is not None:
             now = self.now()
-            self._diagnostics.publish(self._health.message(self.fleet, self._header(now), now))
+            listeners = self._heartbeat.get_subscription_count()
+            self._diagnostics.publish(self._health.message(self.fleet, self._header(now), now, listeners))
             self._navigate.feedback(self.fleet)
 
 
@@ -413,7 +415,7 @@ def main(args: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     node = FleetNode()
-    executor = SingleThreadedExecutor()
+    executor = EventsExecutor()
     executor.add_node(node)
     code = 0
     try:

@@ -57,11 +57,14 @@ class Health:
         """A decision took that long."""
         self._decision_ms.append(milliseconds)
 
-    def message(self, fleet: Fleet, header: Header, now: float) -> DiagnosticArray:
-        """One status of the fleet, and one of each robot that needs a look or is stopped by itself."""
+    def message(self, fleet: Fleet, header: Header, now: float, listeners: int) -> DiagnosticArray:
+        """One status of the fleet, and one of each robot that needs a look or is stopped by itself.
+
+        ``listeners`` is the number of those that hear the heartbeat; without any there is no watchdog.
+        """
         states = [fleet.status(i, now) for i in range(len(fleet.names))]
         counts = Counter(status for status, _ in states)
-        statuses = [self._summary(fleet, states, counts, now)]
+        statuses = [self._summary(fleet, states, counts, now, listeners)]
         for i, (name, (status, detail)) in enumerate(zip(fleet.names, states, strict=True)):
             if status in ATTENTION or (fleet.halted[i] and status == Status.STOPPED):
                 level = ATTENTION.get(status, DiagnosticStatus.WARN)
@@ -74,7 +77,9 @@ class Health:
         self._log_changes(fleet.names, states)
         return DiagnosticArray(header=header, status=statuses)
 
-    def _summary(self, fleet: Fleet, states: list, counts: Counter, now: float) -> DiagnosticStatus:
+    def _summary(
+        self, fleet: Fleet, states: list, counts: Counter, now: float, listeners: int
+    ) -> DiagnosticStatus:
         lost = [name for name, (status, _) in zip(fleet.names, states, strict=True) if status in ATTENTION]
         level = DiagnosticStatus.WARN if lost or fleet.stopped or fleet.halted.any() else DiagnosticStatus.OK
         text = "driving"
@@ -101,6 +106,7 @@ class Health:
             "waiting_robots": counts[Status.WAITING],
             "moving_robots": counts[Status.MOVING],
             "oldest_pose_s": f"{ages.max():.2f}" if len(ages) else "none",
+            "heartbeat_listeners": listeners,
             "decisions": fleet.decisions,
             "vetoes": int(fleet.vetoes.sum()),
             "goals_reached": int(fleet.goals_reached.sum()),
