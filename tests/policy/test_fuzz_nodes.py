@@ -472,9 +472,6 @@ def watchdog(context):
     node.destroy_node()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="a heartbeat with a stamp before zero ends the node"
-)
 @fuzz(120)
 @given(steps=st.lists(calls(Heartbeat, Bool), min_size=1, max_size=10))
 def test_the_watchdog_survives(watchdog, steps):

@@ -106,6 +106,7 @@ class WatchdogNode(Node):
                 )
             new = [robot for robot in message.robots if robot not in self._stops]
             check_names(new, self._most - len(self._stops) + 1)
+            stamp = Time.from_msg(message.header.stamp).nanoseconds * 1e-9
         except ValueError as error:
             self.rejected += 1
             now = time.monotonic()
@@ -116,7 +117,7 @@ class WatchdogNode(Node):
         for robot in new:
             self._connect(robot)
         self.watchdog.heartbeat(message.sequence, message.stopped, list(message.robots), time.monotonic())
-        self._stamp_heard = Time.from_msg(message.header.stamp).nanoseconds * 1e-9
+        self._stamp_heard = stamp
 
     def _check(self) -> None:
         now = time.monotonic()
