@@ -30,7 +30,7 @@ from marlgpt_policy.robots import Robots
 from marlgpt_policy.shield import move_worth, rank_moves, resolve
 
 PACE = 2.0
-"""By the clock, a robot counts this many steps in the time it takes for one: people watch it stand."""
+"""A robot counts this many steps in the time it takes for one: people watch it stand."""
 REMEDY_NAMES = {1: "sampling", 2: "pibt", 3: "plan"}
 LONGEST_STEP = 3.0
 """Most steps that one decision counts as waited, however long ago the robot's last one was."""
@@ -100,6 +100,7 @@ class Decider:
         self.patience = Patience(len(robots))
         self.rescue = Rescue(costs, len(robots))
         self.detours = Detours(costs)
+        self._closed = self.detours.closed
         self.firsts: dict[int, tuple[tuple[int, ...], float]] = {}  # robot -> goal, and since when in s
         compile_search()
 
@@ -125,7 +126,7 @@ class Decider:
             closed: bool[R, C] cells that nobody may enter.
             make_way: bool[n] robots that should leave where they stand, for one that is off the grid.
             now: s.
-            timed: Waiting counts by the clock (asynchronous), not by decisions.
+            timed: Robots decide many times in one step (asynchronous): their history grows by the clock.
 
         Returns:
             The decision, int[m] the robots decided for, and int8[m] their moves.
@@ -133,6 +134,10 @@ class Decider:
         robots = self.robots
         started = time.perf_counter()
         self._choose_firsts(fit, now)
+        if self.detours.closed is not self._closed:
+            # A way that a robot was given alone may have become a tour.
+            self.rescue.plans = [plan for plan in self.rescue.plans if len(plan.robots) > 1]
+            self._closed = self.detours.closed
         ready = ready & ~self._held_by_plans(ready, fit)
         ends = robots.ends
         # A robot whose cell a follower has taken over is where that follower will be.
@@ -153,7 +158,7 @@ class Decider:
         in_the_way = self._clear_way(members, anchors[which], mask)
         encoded = time.perf_counter()
         output = self.policy(values, valid, mask)
-        steps = self._steps_since(members, now) if timed else np.ones(len(members))
+        steps = self._steps_since(members, now)
         row, column = anchors[which].T
         self.patience.update(members, fields[which, row, column], goals[which], steps)
         proposed = choose(

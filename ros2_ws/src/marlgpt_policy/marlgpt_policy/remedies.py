@@ -1,13 +1,13 @@
 """The ladder of remedies for robots that get no nearer to their goals, from the cheapest rung to the surest.
 
-Waiting is counted in steps without progress. By the clock (asynchronous execution), a step is half the time that a
-robot takes for one cell: about 0.9 s at 0.5 m/s.
+Waiting is counted in steps without progress; a step is half the time that a robot takes for one cell: about 0.9 s at
+0.5 m/s.
 
 | rung | from | what is done |
 |---|---|---|
 | plan | 24 steps | a LaCAM search of the stuck group; its plan is proposed until the robot gets on (``rescue.py``) |
 | sampling | 40 steps | moves are sampled more and more at random, up to the policy as trained (``patience.py``) |
-| PIBT | 40 steps | the robot takes the shortest way and goes first until it is at its goal: it is served before all |
+| PIBT | 28 steps | the robot takes the shortest way and goes first until it is at its goal: it is served before all |
 
 The next 8 cells of a robot that goes first are kept clear: others there leave or drive on ahead of it, and nobody
 enters. The last rung is what PIBT proves: on a grid where every cell lies on a cycle the robot served first
@@ -28,7 +28,7 @@ NONE, SAMPLING, PIBT, PLAN = range(4)
 """Values of ``marlgpt_msgs/RobotDecision.remedy``."""
 WAY = 8
 """Cells ahead of a robot that goes first that others must leave and may not enter."""
-PIBT_AFTER = 40
+PIBT_AFTER = 28
 """Steps without progress after which a robot takes the shortest way with precedence."""
 FIRST = 1e7
 """Added to the priority of such robots; more than that of robots that follow a plan."""
