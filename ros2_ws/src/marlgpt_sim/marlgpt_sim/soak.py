@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,8 @@ def main(args: Args) -> int:
         else:
             todo.append(job)
     bar = tqdm(total=len(todo) + len(results), initial=len(results), unit="run", desc="soak")
-    with ProcessPoolExecutor(args.workers) as pool:
+    # Spawned: a forked child of a process with threads (ONNX Runtime's) may hang.
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(run_one, job) for job in todo]):
             results.append(future.result())
             bar.update()
