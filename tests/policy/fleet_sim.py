@@ -19,6 +19,7 @@ class Stub:
     """Called like OnnxPolicy; prefers moves that bring a robot closer to its goal, or anything at all."""
 
     provider, name, layout = "StubProvider", "stub", POGEMA_LAYOUT
+    sharpness = 30  # logit of a move that brings a robot closer
 
     def __init__(self, random_seed=None):
         self.random = None if random_seed is None else np.random.default_rng(random_seed)
@@ -27,7 +28,7 @@ class Stub:
         n = len(values)
         logits = np.full((n, 20), -1e9, dtype=np.float32)
         if self.random is None:
-            logits[:, :5] = np.pad(30 * values[:, 135:139], ((0, 0), (1, 0)))
+            logits[:, :5] = np.pad(self.sharpness * values[:, 135:139], ((0, 0), (1, 0)))
         else:
             logits[:, :5] = self.random.normal(scale=2.0, size=(n, 5))
         logits[~action_mask] = -1e9

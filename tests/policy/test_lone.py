@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import fleet_sim
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,11 +13,10 @@ from hypothesis import strategies as st
 from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.fleet import GoalError, RobotConfig, Status
 from marlgpt_policy.grid import build_grid
-from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.lone import Lone, LoneConfig
 from marlgpt_policy.occupancy import OccupancyMap
 from marlgpt_policy.peer_state import Rules, State
-from marlgpt_policy.policy import PolicyError, PolicyOutput
+from marlgpt_policy.policy import PolicyError
 from marlgpt_policy.tracker import Drive, MotionLimits
 from marlgpt_sim.spawn import place_robots
 from marlgpt_sim.world import FleetWorld
@@ -25,28 +25,16 @@ RADIUS, PERIOD = 0.22, 0.05
 LIMITS = MotionLimits(1.0, 2.5, 2.0, 5.0)
 
 
-class Stub:
-    """Called like OnnxPolicy; prefers moves that bring a robot closer to its goal, or anything at all."""
+class Stub(fleet_sim.Stub):
+    """The fleet tests' policy, less sure of itself, and one that can break."""
 
-    provider, name, layout = "StubProvider", "stub", POGEMA_LAYOUT
-
-    def __init__(self, random_seed=None):
-        self.random = None if random_seed is None else np.random.default_rng(random_seed)
-        self.broken = False
+    sharpness = 10
+    broken = False
 
     def __call__(self, values, valid, action_mask):
         if self.broken:
             raise PolicyError("broken")
-        n = len(values)
-        logits = np.full((n, 20), -1e9, dtype=np.float32)
-        if self.random is None:
-            logits[:, :5] = np.pad(10 * values[:, 135:139], ((0, 0), (1, 0)))
-        else:
-            logits[:, :5] = self.random.normal(scale=2.0, size=(n, 5))
-        logits[~action_mask] = -1e9
-        shown = np.exp(logits[:, :5].astype(np.float64) - logits[:, :5].max(axis=1, keepdims=True))
-        probabilities = (shown / shown.sum(axis=1, keepdims=True)).astype(np.float32)
-        return PolicyOutput(logits, np.zeros((n, 20), np.float32), probabilities)
+        return super().__call__(values, valid, action_mask)
 
 
 def hall(rows, cols):
