@@ -1,0 +1,354 @@
+"""``robots.yaml``: which robots there are, how large and fast they are, and by which topics and frames to reach them.
+
+One file for everything that must agree on it: the nodes, the launch files, the simulators and the recorder.
+``config/robots.yaml`` is a complete example with a comment on each key; :data:`KEYS` is the table behind it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from marlgpt_policy import robots_yaml
+from marlgpt_policy.robots import RobotConfig
+from marlgpt_policy.robots_keys import KEYS, LIMITS, TEMPLATE, check_frame, check_name, read_limits, shown
+from marlgpt_policy.tracker import Drive, MotionLimits
+
+__all__ = ["FleetFile", "RobotEntry", "RobotsFileError", "check_name", "load_robots"]
+
+TOP = ("map_frame", "defaults", "robots")
+SOURCES_WITH_TOPIC = {"odom": "{name}/odom", "pose": "{name}/pose", "pose_stamped": "{name}/pose"}
+"""Default topic of each source of poses that has one."""
+OWN_TOPICS = ("map", "clock", "diagnostics", "tf", "tf_static")
+"""Topics that are the whole fleet's, as are all that begin with ``fleet/``."""
+MANY = 10_000
+"""Robots; a file with more is no list of robots."""
+
+
+class RobotsFileError(ValueError):
+    """A robots file cannot be used; the message names file, robot, key and value, and what to do about it."""
+
+
+@dataclass(frozen=True)
+class RobotEntry:
+    """One robot; made by :func:`load_robots` or :meth:`FleetFile.default`, which check it.
+
+    Attributes:
+        name: Unique name; default prefix of its topics and frames.
+        radius: Of the disc that contains it, m.
+        drive: Differential or holonomic.
+        limits: Speeds and accelerations it may be commanded.
+        pose_source: ``odom`` (nav_msgs/Odometry), ``pose`` (geometry_msgs/PoseWithCovarianceStamped),
+            ``pose_stamped`` (geometry_msgs/PoseStamped) or ``tf`` (map frame to ``base_frame``).
+        pose_topic: Topic of these poses, in the nodes' namespace unless it begins with ``/``; empty for ``tf``.
+        odom_through_tf: ``odom`` only: its poses are in ``odom_frame``, and tf says where in the map that frame is.
+        base_frame: Frame of the robot's body, also of stamped commands.
+        odom_frame: Frame of its odometry.
+        tf_topic: Topic of its transforms; those that never change are on ``<tf_topic>_static``.
+        tf_timeout: Age in s at which a transform that should be renewed is not believed any more.
+        cmd_vel_topic: Topic of its velocity commands.
+        stamped_cmd_vel: They are geometry_msgs/TwistStamped, not Twist.
+        goal_topic: Topic of its goals, geometry_msgs/PoseStamped.
+        initial_pose: (x, y, yaw) where it starts, map frame, m and rad; None if not known. For simulations and checks.
+    """
+
+    name: str
+    radius: float
+    drive: Drive
+    limits: MotionLimits
+    pose_source: str
+    pose_topic: str
+    odom_through_tf: bool
+    base_frame: str
+    odom_frame: str
+    tf_topic: str
+    tf_timeout: float
+    cmd_vel_topic: str
+    stamped_cmd_vel: bool
+    goal_topic: str
+    initial_pose: tuple[float, float, float] | None
+
+    @property
+    def needs_tf(self) -> bool:
+        """Whether its poses cannot be had without tf."""
+        return self.pose_source == "tf" or self.odom_through_tf
+
+    @property
+    def config(self) -> RobotConfig:
+        """Its body, as the fleet's core wants it."""
+        return RobotConfig(self.name, self.radius, self.drive, self.limits)
+
+    def as_mapping(self) -> dict[str, Any]:
+        """The entry as keys of a robots file, every one written out."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["drive"] = self.drive.name.lower()
+        values["limits"] = dict(vars(self.limits))
+        values["initial_pose"] = None if self.initial_pose is None else list(self.initial_pose)
+        if self.pose_source == "tf":
+            del values["pose_topic"]
+        return values
+
+
+@dataclass(frozen=True)
+class FleetFile:
+    """The robots of one fleet.
+
+    Attributes:
+        map_frame: Frame of the map, of poses and of goals.
+        robots: The robots, in the file's order.
+        defaults: Keys that hold for every robot that says nothing else, also for those that join later.
+    """
+
+    map_frame: str
+    robots: tuple[RobotEntry, ...]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what several robots share.
+
+        Raises:
+            RobotsFileError: A name or topic used twice, overlapping initial poses, or no robot.
+        """
+        check_fleet(self)
+
+    @classmethod
+    def default(
+        cls, names: list[str] | tuple[str, ...], map_frame: str = "map", **defaults: Any
+    ) -> FleetFile:
+        """Build a fleet without a file; ``defaults`` are keys of robots.yaml, the same for all.
+
+        ``drive`` and ``limits`` may also be a :class:`Drive` and :class:`MotionLimits`.
+
+        Raises:
+            RobotsFileError: as :func:`load_robots`.
+        """
+        defaults = {key: _plain(value) for key, value in defaults.items()}
+        return fleet_of({"map_frame": map_frame, "defaults": defaults, "robots": list(names)}, "robots")
+
+    def __len__(self) -> int:
+        """Number of robots."""
+        return len(self.robots)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a robot has this name."""
+        return name in self.names
+
+    def __getitem__(self, name: str) -> RobotEntry:
+        """The robot of that name; ``KeyError`` if there is none."""
+        for robot in self.robots:
+            if robot.name == name:
+                return robot
+        raise KeyError(name)
+
+    @property
+    def names(self) -> list[str]:
+        """Their names, in order."""
+        return [robot.name for robot in self.robots]
+
+    @property
+    def radius(self) -> float:
+        """Largest radius, m: the grid is laid out for it."""
+        return max(robot.radius for robot in self.robots)
+
+    @property
+    def max_speed(self) -> float:
+        """Largest speed of any robot, m/s."""
+        return max(robot.limits.max_speed for robot in self.robots)
+
+    def entry(self, name: str) -> RobotEntry:
+        """The robot of that name or, for one that the file does not list, an entry made of the defaults.
+
+        Raises:
+            RobotsFileError: It would share a topic with another robot, or the name is no ROS name.
+        """
+        if name in self:
+            return self[name]
+        robot = _entry({"name": name}, self.defaults, f"robot '{shown(name)}'")
+        FleetFile(self.map_frame, (*self.robots, robot), self.defaults)  # checks what they would share
+        return robot
+
+    def dump(self, path: str | Path) -> None:
+        """Write the fleet with every key; :func:`load_robots` reads an equal one back."""
+        content: dict[str, Any] = {"map_frame": self.map_frame}
+        if self.defaults:
+            content["defaults"] = dict(self.defaults)
+        content["robots"] = [robot.as_mapping() for robot in self.robots]
+        robots_yaml.write(Path(path), content)
+
+
+def load_robots(path: str | Path) -> FleetFile:
+    """Read and check a robots file.
+
+    Raises:
+        RobotsFileError: It cannot be read, or says something that cannot be; the message names file, robot, key and
+            value, and what would be right.
+    """
+    path = Path(path).expanduser()
+    try:
+        return fleet_of(robots_yaml.read(path), str(path))
+    except RobotsFileError:
+        raise
+    except ValueError as error:  # of reading
+        raise RobotsFileError(f"{path}: {error}") from error
+
+
+def fleet_of(content: Any, source: str) -> FleetFile:
+    """The fleet that a robots file's content describes; ``source`` begins every error message.
+
+    Raises:
+        RobotsFileError: as :func:`load_robots`.
+    """
+    try:
+        if not isinstance(content, dict):
+            raise ValueError("must hold 'key: value' lines: map_frame, defaults, robots")
+        _known(content, TOP, "key")
+        map_frame = check_frame("map_frame", content.get("map_frame", "map"))
+        defaults = content.get("defaults")
+        defaults = {} if defaults is None else defaults
+        _check_defaults(defaults)
+        robots = [_entry(own, defaults, where) for own, where in _listed(content.get("robots"))]
+        return FleetFile(map_frame, tuple(robots), defaults)
+    except ValueError as error:
+        raise RobotsFileError(f"{source}: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML would give it."""
+    if isinstance(value, Drive):
+        return value.name.lower()
+    if isinstance(value, MotionLimits):
+        return dict(vars(value))
+    return float(value) if isinstance(value, float) else value  # NumPy's are written otherwise
+
+
+def _known(content: dict, allowed: Mapping | tuple, what: str) -> None:
+    """Refuse keys that mean nothing, with the one that was probably meant."""
+    for key in content:
+        if key not in allowed:
+            close = difflib.get_close_matches(str(key), list(allowed), 1, 0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(allowed)}"
+            raise ValueError(f"{what} {shown(key)} is unknown; {hint}")
+
+
+def _listed(robots: Any) -> list[tuple[dict, str]]:
+    """Each robot's own keys, name included, and what to call it in messages."""
+    if isinstance(robots, dict):
+        listed: list = [(name, own) for name, own in robots.items()]
+    elif isinstance(robots, list):
+        listed = [(None, own) for own in robots]
+    else:
+        raise ValueError(f"'robots' is {shown(robots)}; list the robots: - name: alice")
+    if len(listed) > MANY:
+        raise ValueError(f"'robots' has {len(listed)} entries; a fleet has at most {MANY}")
+    found = []
+    for number, (name, own) in enumerate(listed, 1):
+        own = {"name": own} if name is None and not isinstance(own, dict) else {} if own is None else own
+        if not isinstance(own, dict):
+            raise ValueError(f"robot {shown(name)} is {shown(own)}; it must be 'key: value' lines")
+        if name is not None and own.setdefault("name", name) != name:
+            raise ValueError(f"robot {shown(name)}: name is {shown(own['name'])}; leave one of the two out")
+        if "name" not in own:
+            raise ValueError(f"robot number {number} has no 'name'")
+        found.append((own, f"robot {shown(own['name'])}"))
+    return found
+
+
+def _check_defaults(defaults: Any) -> None:
+    """Check the defaults by themselves, so that an error says that it is there."""
+    if not isinstance(defaults, dict):
+        raise ValueError(f"defaults is {shown(defaults)}; it must be 'key: value' lines")
+    for key in ("name", "initial_pose"):
+        if key in defaults:
+            raise ValueError(f"defaults: {key} is each robot's own; write it under 'robots'")
+    _entry({"name": "name"}, defaults, "defaults")
+
+
+def _entry(own: dict, defaults: Mapping[str, Any], where: str) -> RobotEntry:
+    """One robot from its own keys, the file's defaults and ours, in this order."""
+    try:
+        _known(own, KEYS, "key")
+        _known(dict(defaults), KEYS, "key")
+        name = check_name(own["name"])
+        merged = {key: spec.default for key, spec in KEYS.items()} | dict(defaults) | own
+        merged["limits"] = {**read_limits(defaults.get("limits")), **read_limits(own.get("limits"))}
+        _known(merged["limits"], LIMITS, "limit")
+        _fill_topic(merged, own, defaults)
+        values = {}
+        for key, spec in KEYS.items():
+            value = merged[key]
+            if isinstance(value, str) and spec.template:
+                value = value.replace(TEMPLATE, name)
+            values[key] = spec.check(key, value)
+        entry = RobotEntry(**values)
+        if entry.odom_through_tf and entry.pose_source != "odom":
+            raise ValueError(f"odom_through_tf is true, but pose_source is '{entry.pose_source}', not odom")
+        return entry
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _fill_topic(merged: dict, own: dict, defaults: Mapping[str, Any]) -> None:
+    """Choose the topic of poses; a topic in the defaults holds for robots with the defaults' source of poses."""
+    source = KEYS["pose_source"].check("pose_source", merged["pose_source"])
+    usual = defaults.get("pose_source", KEYS["pose_source"].default)
+    inherited = defaults.get("pose_topic") if source == usual else None
+    topic = own.get("pose_topic", inherited)
+    if source == "tf" and topic:
+        raise ValueError(f"pose_topic is {shown(topic)}, but pose_source tf reads no topic; leave one out")
+    merged["pose_topic"] = SOURCES_WITH_TOPIC.get(source, "") if topic is None else topic
+
+
+def check_fleet(fleet: FleetFile) -> None:
+    """Check what the robots of a fleet share.
+
+    Raises:
+        RobotsFileError: No robot, a name or topic used twice, a topic of the whole fleet, or overlapping initial poses.
+    """
+    if not fleet.robots:
+        raise RobotsFileError("'robots' is empty; list the robots: - name: alice")
+    names: set[str] = set()
+    topics: dict[str, tuple[str, str]] = {}
+    for robot in fleet.robots:
+        if robot.name in names:
+            raise RobotsFileError(f"two robots are named '{robot.name}'; every robot needs a name of its own")
+        names.add(robot.name)
+        used = {"cmd_vel_topic": robot.cmd_vel_topic, "goal_topic": robot.goal_topic}
+        if robot.pose_source == "tf":
+            used["base_frame"] = robot.base_frame
+        else:
+            used["pose_topic"] = robot.pose_topic
+        for key, topic in used.items():
+            plain = f"{robot.tf_topic} {topic}" if key == "base_frame" else topic.lstrip("/")
+            if plain in OWN_TOPICS or plain.startswith("fleet/"):
+                raise RobotsFileError(
+                    f"robot '{robot.name}': {key} is '{topic}', a topic of the whole fleet; give it its own"
+                )
+            other, other_key = topics.setdefault(plain, (robot.name, key))
+            if (other, other_key) != (robot.name, key):
+                raise RobotsFileError(
+                    f"robot '{robot.name}': {key} is '{topic}', and so is {other_key} of '{other}'; "
+                    f"each needs its own (in defaults, write {TEMPLATE} where the robot's name belongs)"
+                )
+    _check_starts(fleet.robots)
+
+
+def _check_starts(robots: tuple[RobotEntry, ...]) -> None:
+    """Refuse robots that would start inside each other."""
+    placed = [robot for robot in robots if robot.initial_pose is not None]
+    placed.sort(key=lambda robot: robot.initial_pose[0])
+    reach = max((robot.radius for robot in placed), default=0.0)
+    for i, a in enumerate(placed):
+        for b in placed[i + 1 :]:
+            (ax, ay, _), (bx, by, _) = a.initial_pose, b.initial_pose
+            if bx - ax > a.radius + reach:
+                break
+            distance = math.hypot(bx - ax, by - ay)
+            if distance < a.radius + b.radius:
+                raise RobotsFileError(
+                    f"robots '{a.name}' and '{b.name}' overlap: their initial_pose are {distance:.2f} m apart, "
+                    f"their radii need {a.radius + b.radius:.2f} m"
+                )
