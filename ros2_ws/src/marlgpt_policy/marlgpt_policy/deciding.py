@@ -50,6 +50,10 @@ class Decision:
         value: float32[n] the critic's value of the executed move.
         held: bool[n] took no part (on its way, stale, stopped, lost).
         remedy: int8[n] what was done against getting stuck, see ``remedies.py``.
+        present: bool[n] robots that the others' observations showed.
+        history: int8[n, 5] moves before this decision, newest first, -1 for none.
+        mask: bool[n, 5] moves that the policy might choose; none for those held.
+        detours: int[k, 2] cells that the ways of all led around.
         encode_ms: Time to encode, in ms.
         infer_ms: Time of ONNX Runtime, in ms.
         shield_ms: Time of the shield, in ms.
@@ -64,6 +68,10 @@ class Decision:
     value: np.ndarray
     held: np.ndarray
     remedy: np.ndarray
+    present: np.ndarray
+    history: np.ndarray
+    mask: np.ndarray
+    detours: np.ndarray
     encode_ms: float
     infer_ms: float
     shield_ms: float
@@ -198,7 +206,9 @@ class Decider:
         seed = int(self.random.integers(2**32))
         executed = resolve(anchors, ranking, priority, self.grid.moves, fixed, closed, worth, seed)[which]
         shielded = time.perf_counter()
+        seen = self._seen(on_grid, members, mask)
         decision = Decision(
+            **seen,
             **self._record(members, anchors[which], proposed, executed, output, remedy, steps, now, timed),
             encode_ms=(encoded - started) * 1e3,
             infer_ms=(inferred - encoded) * 1e3,
@@ -299,6 +309,15 @@ class Decider:
         """float[m] steps since each robot's last decision."""
         since = (now - self.robots.decided[members]) / (self.step_time / PACE)
         return np.clip(np.where(np.isfinite(since), since, 1.0), 0.0, LONGEST_STEP)
+
+    def _seen(self, on_grid: np.ndarray, members: np.ndarray, mask: np.ndarray) -> dict:
+        """What, beside cells and goals, the observations rest on: recorded, they can be encoded anew."""
+        n = len(self.robots)
+        present, allowed = np.zeros(n, dtype=bool), np.zeros((n, 5), dtype=bool)
+        present[on_grid] = True
+        allowed[members] = mask[:, :5]
+        history = self.robots.history.copy()
+        return {"present": present, "history": history, "mask": allowed, "detours": self.detours.closed}
 
     def _record(
         self, members, anchors, proposed, executed, output: PolicyOutput, remedy, steps, now, timed

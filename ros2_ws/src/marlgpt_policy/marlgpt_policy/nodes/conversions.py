@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
 from geometry_msgs.msg import Pose
-from marlgpt_msgs.msg import FleetDecision, FleetState, Heartbeat, RobotDecision, RobotState
+from marlgpt_msgs.msg import FleetDecision, FleetState, Grid, Heartbeat, RobotDecision, RobotState
 from marlgpt_msgs.srv import GetGrid
 from std_msgs.msg import Header
 
 from marlgpt_policy.fleet import Decision, Fleet
 from marlgpt_policy.geometry import quaternion_of
 from marlgpt_policy.grid import NavGrid
+
+NO_MOVE = 5
+"""History entry of a step that has not happened, in messages."""
 
 
 def pose_message(x: float, y: float, yaw: float) -> Pose:
@@ -22,6 +26,26 @@ def pose_message(x: float, y: float, yaw: float) -> Pose:
     q = message.orientation
     q.x, q.y, q.z, q.w = (float(v) for v in quaternion_of(yaw))
     return message
+
+
+def grid_hash(grid: NavGrid) -> str:
+    """Hash of the cells, the moves and where they lie, to the millimetre."""
+    place = repr((grid.shape, round(grid.cell_size, 3), [round(v, 3) for v in grid.origin], grid.frame_id))
+    return hashlib.sha256(place.encode() + np.packbits(grid.moves).tobytes()).hexdigest()[:16]
+
+
+def grid_message(grid: NavGrid) -> Grid:
+    """A grid, whole: observations can be encoded anew from it."""
+    message = Grid(hash=grid_hash(grid), frame_id=grid.frame_id, cell_size=float(grid.cell_size))
+    message.rows, message.cols = grid.free.shape
+    message.origin = pose_message(*grid.origin)
+    message.free, message.moves = grid.free.ravel().tolist(), move_bits(grid.moves).ravel().tolist()
+    return message
+
+
+def move_bits(moves: np.ndarray) -> np.ndarray:
+    """uint8[...]: bit k is set where ``moves`` bool[..., 5] allows move k."""
+    return (moves * (1 << np.arange(5))).sum(axis=-1).astype(np.uint8)
 
 
 def grid_response(grid: NavGrid | None, response: GetGrid.Response) -> GetGrid.Response:
@@ -35,8 +59,7 @@ def grid_response(grid: NavGrid | None, response: GetGrid.Response) -> GetGrid.R
     response.cell_size = float(grid.cell_size)
     response.origin = pose_message(*grid.origin)
     response.free = grid.free.ravel().tolist()
-    bits = (grid.moves * (1 << np.arange(5))).sum(axis=-1).astype(np.uint8)
-    response.moves = bits.ravel().tolist()
+    response.moves = move_bits(grid.moves).ravel().tolist()
     return response
 
 
@@ -68,6 +91,10 @@ def decision_message(fleet: Fleet, decision: Decision, header: Header) -> FleetD
     message.encode_ms, message.infer_ms = decision.encode_ms, decision.infer_ms
     message.shield_ms = decision.shield_ms
     message.total_ms = decision.encode_ms + decision.infer_ms + decision.shield_ms
+    message.policy, message.grid = fleet.policy.name, grid_hash(fleet.grid)
+    message.detour_rows, message.detour_cols = (part.tolist() for part in decision.detours.T)
+    history = np.where(decision.history < 0, NO_MOVE, decision.history).astype(np.uint8)
+    masks = move_bits(decision.mask).tolist()
     for i, name in enumerate(fleet.names):
         robot = RobotDecision(name=name)
         robot.row, robot.col = (int(v) for v in decision.cells[i])
@@ -78,6 +105,8 @@ def decision_message(fleet: Fleet, decision: Decision, header: Header) -> FleetD
         robot.held = bool(decision.held[i])
         robot.remedy = int(decision.remedy[i])
         robot.veto = not robot.held and robot.proposed != robot.executed
+        robot.present, robot.mask = bool(decision.present[i]), masks[i]
+        robot.history, robot.goals_reached = history[i], int(fleet.goals_reached[i])
         message.robots.append(robot)
     return message
 

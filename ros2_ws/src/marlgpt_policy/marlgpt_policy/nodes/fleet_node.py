@@ -11,7 +11,7 @@ from functools import partial
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
-from marlgpt_msgs.msg import FleetDecision, FleetState, Heartbeat
+from marlgpt_msgs.msg import FleetDecision, FleetState, Grid, Heartbeat
 from marlgpt_msgs.srv import GetGrid
 from nav_msgs.msg import OccupancyGrid, Odometry
 from rcl_interfaces.msg import SetParametersResult
@@ -128,6 +128,7 @@ class FleetNode(LifecycleNode):
         self._state = self.create_publisher(FleetState, "fleet/state", RELIABLE)
         self._decisions = self.create_publisher(FleetDecision, "fleet/decisions", RELIABLE)
         self._heartbeat = self.create_publisher(Heartbeat, "fleet/heartbeat", RELIABLE)
+        self._grids = self.create_publisher(Grid, "fleet/grid", LATCHED)
         self._markers = self.create_publisher(MarkerArray, "fleet/markers", LAST)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
 
@@ -158,7 +159,9 @@ class FleetNode(LifecycleNode):
         self.operator.destroy()
         for i, name in enumerate(self.names):
             self.leave(i, name)
-        for publisher in (self._state, self._decisions, self._heartbeat, self._markers, self._diagnostics):
+        for publisher in (
+            self._state, self._decisions, self._heartbeat, self._grids, self._markers, self._diagnostics
+        ):  # fmt: skip
             self.destroy_publisher(publisher)
         self.destroy_subscription(self._map)
         self.destroy_service(self._grid)
@@ -273,6 +276,7 @@ class FleetNode(LifecycleNode):
             self.journal.reject("map", f"map refused: {error}")
             return
         self.grid, self._map_digest = grid, digest
+        self._grids.publish(conversions.grid_message(grid))
         self._last_tick = -1.0  # the time this took is no late period
         rows, cols = grid.free.shape
         self.journal.write(

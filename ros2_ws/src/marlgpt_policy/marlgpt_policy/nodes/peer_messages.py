@@ -1,8 +1,7 @@
-"""Between ``marlgpt_msgs/PeerState`` and :class:`marlgpt_policy.peer_state.State`, and hashes of grids."""
+"""Between ``marlgpt_msgs/PeerState`` and :class:`marlgpt_policy.peer_state.State`."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import numpy as np
@@ -12,20 +11,13 @@ from std_msgs.msg import Header
 
 from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.nodes import conversions, intake
+from marlgpt_policy.nodes.conversions import NO_MOVE
 from marlgpt_policy.peer_state import Shown, State
 
-NO_MOVE = 5
-"""History entry of ``PeerState`` for a step that has not happened."""
 MOST_CELLS = 64
 """Cells that one robot may say it holds; it needs fewer than thirty to join."""
 LARGEST_CLOCK = 2**63
 """A logical clock from here on is a mistake, and would leave no room to count on."""
-
-
-def grid_hash(grid: NavGrid) -> str:
-    """Hash of the cells, the moves and where they lie, to the millimetre."""
-    place = repr((grid.shape, round(grid.cell_size, 3), [round(v, 3) for v in grid.origin], grid.frame_id))
-    return hashlib.sha256(place.encode() + np.packbits(grid.moves).tobytes()).hexdigest()[:16]
 
 
 def cells_around(grid: NavGrid, pose: tuple[float, float, float]) -> tuple[tuple[int, int], ...]:

@@ -32,7 +32,7 @@ from marlgpt_policy.lone import Lone, LoneConfig
 from marlgpt_policy.nodes import conversions, intake, parameters
 from marlgpt_policy.nodes.journal import short
 from marlgpt_policy.nodes.parameters import LONGEST_NAME, Spec
-from marlgpt_policy.nodes.peer_messages import cells_around, grid_hash, read_state, write_state
+from marlgpt_policy.nodes.peer_messages import cells_around, read_state, write_state
 from marlgpt_policy.occupancy import from_occupancy_grid
 from marlgpt_policy.peer_state import Rules, State
 from marlgpt_policy.policy import OnnxPolicy, PolicyError
@@ -170,7 +170,11 @@ class RobotNode(Node):
             members = tuple(robot.name for robot in settings.robots)
             speed = own["fleet_max_speed"] or settings.max_speed
             rules = Rules(
-                members, grid_hash(grid), grid.cell_size / speed, own["quorum_age"], own["clock_slack"]
+                members,
+                conversions.grid_hash(grid),
+                grid.cell_size / speed,
+                own["quorum_age"],
+                own["clock_slack"],
             )
             config = LoneConfig(
                 control_period=1.0 / settings.control_rate,
