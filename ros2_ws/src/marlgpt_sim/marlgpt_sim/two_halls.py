@@ -1,0 +1,78 @@
+"""A site that shipped policies handle badly, drawn by this script: `python -m marlgpt_sim.two_halls OUT.yaml`.
+
+Two halls joined by two aisles, 12 cells long and one robot wide, which robots of radius 0.22 m drive on a grid of
+5 x 22 cells. A robot at the mouth of an aisle sees five cells into it, not whether somebody comes from the other end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.occupancy import MapError, OccupancyMap, save_map_yaml
+
+RESOLUTION = 0.05  # m per pixel
+CELL = 14  # pixels, 0.7 m: what a robot of this radius needs
+WALL = 4  # pixels around
+RADIUS = 0.22  # m
+HALL, AISLE = 5, 12  # cells along x
+AISLE_ROWS = (1, 3)
+ROWS, COLUMNS = 5, 2 * HALL + AISLE
+LEFT, RIGHT = 3, 4  # moves
+
+
+def cells() -> np.ndarray:
+    """bool[5, 22] free cells, row 0 at the top."""
+    free = np.zeros((ROWS, COLUMNS), np.bool_)
+    free[:, :HALL] = free[:, -HALL:] = True
+    free[list(AISLE_ROWS)] = True
+    return free
+
+
+def two_halls_map() -> OccupancyMap:
+    """The site as an occupancy map; always the same."""
+    occupied = np.ones((ROWS * CELL + 2 * WALL, COLUMNS * CELL + 2 * WALL), np.bool_)
+    inner = np.kron(~cells()[::-1], np.ones((CELL, CELL), np.bool_))  # pixel row 0 is at the bottom
+    occupied[WALL:-WALL, WALL:-WALL] = inner
+    return OccupancyMap(occupied, np.zeros_like(occupied), RESOLUTION, (0.0, 0.0, 0.0))
+
+
+def one_way(grid: NavGrid) -> np.ndarray:
+    """bool[R, C, 5] the moves of ``grid`` under the site's rule: the upper aisle leads right, the lower one left.
+
+    Raises:
+        ValueError: The grid is not that of this site.
+    """
+    if grid.free.shape != (ROWS, COLUMNS) or (grid.free != cells()).any():
+        raise ValueError(
+            f"the rule is for the {ROWS} x {COLUMNS} cells of two_halls, this grid has {grid.free.shape[0]} x "
+            f"{grid.free.shape[1]} cells or other walls; use its map and a radius of {RADIUS} m"
+        )
+    moves = grid.moves.copy()
+    upper, lower = AISLE_ROWS
+    moves[upper, HALL : HALL + AISLE + 1, LEFT] = False
+    moves[lower, HALL - 1 : HALL + AISLE, RIGHT] = False
+    return moves
+
+
+def main(args: list[str] | None = None) -> int:
+    """Write the map where the command line says; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description="Write the site of two halls and two aisles as map_server YAML and PGM."
+    )
+    parser.add_argument("out", type=Path, help="YAML file to write; the image goes beside it")
+    out = parser.parse_args(args).out
+    try:
+        image = save_map_yaml(two_halls_map(), out)
+    except (MapError, OSError) as error:
+        print(f"two_halls: {error}", file=sys.stderr)
+        return 1
+    print(f"{out} and {image}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
