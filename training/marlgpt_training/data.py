@@ -18,6 +18,7 @@ import torch
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT
 
+from marlgpt_training.fleet_episode import FleetEpisode
 from marlgpt_training.frame_episode import FrameEpisode
 from marlgpt_training.replay import transition, unroll
 from marlgpt_training.sample_store import is_sample_shard, read_samples
@@ -148,9 +149,12 @@ class Drawing:
 
 
 def episode_samples(
-    episode: Episode | FrameEpisode, rng: np.random.Generator, drawing: Drawing
+    episode: Episode | FrameEpisode | FleetEpisode, rng: np.random.Generator, drawing: Drawing
 ) -> Iterator[Samples]:
     """Samples of random agents at random steps of ``episode``; unlabelled ones only for the critic."""
+    if isinstance(episode, FleetEpisode):
+        yield from fleet_samples(episode, rng, drawing)
+        return
     replay = unroll(episode)
     steps, agents = episode.actions.shape
     per_step = min(agents, drawing.per_step)
@@ -181,6 +185,42 @@ def episode_samples(
             found.next_packed = compress(values, valid, episode.layout)
             found.next_masks = _narrow(mask, episode)
         yield found
+
+
+def fleet_samples(episode: FleetEpisode, rng: np.random.Generator, drawing: Drawing) -> Iterator[Samples]:
+    """Samples of random decisions of a driving fleet; few robots decide at once, so more decisions are drawn."""
+    replay = unroll(episode)
+    left = drawing.per_episode
+    for step in rng.permutation(len(episode.actions)):
+        if left <= 0:
+            return
+        found = episode.actions[step] if drawing.transitions else episode.labels[step]
+        which = rng.permutation(np.flatnonzero(found >= 0))[: min(drawing.per_step, left)]
+        ahead = None
+        if drawing.transitions:
+            ahead = {
+                int(i): replay.transition(int(step), int(i), drawing.td_steps, drawing.gamma) for i in which
+            }
+            which = np.array([i for i in which if ahead[int(i)] is not None], dtype=np.int64)
+        if not len(which):
+            continue
+        left -= len(which)
+        values, valid, mask = replay.encode(int(step), which)
+        samples = Samples(
+            compress(values, valid), mask[:, :5], episode.labels[step, which].astype(np.int64),
+            layout=episode.layout,
+        )  # fmt: skip
+        if ahead is not None:
+            follow = [ahead[int(i)] for i in which]
+            after = [
+                replay.encode(last, np.array([i])) for i, (_, _, last) in zip(which, follow, strict=True)
+            ]
+            values, valid, mask = (np.concatenate(part) for part in zip(*after, strict=True))
+            samples.actions = episode.actions[step, which].astype(np.int64)
+            samples.rewards = np.array([reward for reward, _, _ in follow], dtype=np.float32)
+            samples.bootstraps = np.array([factor for _, factor, _ in follow], dtype=np.float32)
+            samples.next_packed, samples.next_masks = compress(values, valid), mask[:, :5]
+        yield samples
 
 
 def _narrow(mask: np.ndarray, episode: Episode | FrameEpisode) -> np.ndarray:

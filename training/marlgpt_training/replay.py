@@ -7,14 +7,18 @@ from marlgpt_policy.cost_to_go import CostToGo
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.registry import frame_encoder
 from marlgpt_policy.layout import HISTORY, LayoutError
+from marlgpt_policy.remedies import Detours
 
+from marlgpt_training.fleet_episode import FleetEpisode
 from marlgpt_training.frame_episode import FrameEpisode
 from marlgpt_training.grid_env import edges
 from marlgpt_training.store import Episode, StoreError
 
 
-def unroll(episode: Episode | FrameEpisode) -> Replay:
-    """The replay of an episode of either kind; ``StoreError`` if it cannot have happened."""
+def unroll(episode: Episode | FrameEpisode | FleetEpisode) -> Replay | FrameReplay | FleetReplay:
+    """The replay of an episode of any kind; ``StoreError`` if it cannot have happened."""
+    if isinstance(episode, FleetEpisode):
+        return FleetReplay(episode)
     return Replay(episode) if isinstance(episode, Episode) else FrameReplay(episode)
 
 
@@ -123,3 +127,67 @@ class Replay:
         if self.episode.ended:
             found[-1] += gamma
         return found
+
+
+class FleetReplay:
+    """What the robots of a driving fleet saw at each of their decisions, as the fleet node encoded it."""
+
+    def __init__(self, episode: FleetEpisode) -> None:
+        """Unroll ``episode``; ``StoreError`` if a robot stands or has to go outside the free cells."""
+        self.episode = episode
+        free = episode.free
+        for name, cells, shown in (
+            ("robot stands", episode.cells, episode.present),
+            ("goal lies", episode.goals, episode.goals[..., 0] >= 0),
+        ):
+            rows, cols = cells[shown].T
+            if not free[rows, cols].all():
+                raise StoreError(f"a {name} in a wall")
+        self.costs = CostToGo(episode.moves, capacity=4096)
+        self.detours = Detours(self.costs)
+        robots, steps = np.nonzero((episode.actions >= 0).T)
+        self._decisions = [steps[robots == robot] for robot in range(episode.actions.shape[1])]
+
+    def encode(self, step: int, which: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Observations of robots ``which`` (by default all that decided) at decision ``step``.
+
+        Returns:
+            values float32[m, 356], valid bool[m, 356], action_mask bool[m, 20].
+
+        Raises:
+            ValueError: One of them was not present.
+        """
+        episode = self.episode
+        which = np.flatnonzero(episode.actions[step] >= 0) if which is None else np.asarray(which)
+        present = np.flatnonzero(episode.present[step])
+        if not episode.present[step, which].all():
+            raise ValueError(f"robots {which.tolist()} were not all present at decision {step}")
+        cells = episode.cells[step, present].astype(np.int64)
+        goals = episode.goals[step, present].astype(np.int64)
+        goals = np.where(goals[:, :1] >= 0, goals, cells)
+        self.detours.close(episode.detours_at(step))
+        values, valid, mask = pogema.encode(
+            self.detours.fields(goals, cells), cells, goals, episode.history[step, present], episode.moves,
+            np.searchsorted(present, which),
+        )  # fmt: skip
+        mask[:, :5] = episode.masks[step, which]
+        return values, valid, mask
+
+    def labelled(self, step: int) -> np.ndarray:
+        """int[m] robots with a move to imitate at decision ``step``."""
+        return np.flatnonzero(self.episode.labels[step] >= 0)
+
+    def transition(self, step: int, robot: int, ahead: int, gamma: float) -> tuple[float, float, int] | None:
+        """From a robot's decision to its ``ahead``-th after that: discounted rewards, bootstrap factor, next decision.
+
+        Time is counted in steps, as for other episodes, however often the robot decided. None at the episode's end.
+        """
+        mine = self._decisions[robot]
+        last = int(np.searchsorted(mine, step)) + ahead
+        if last >= len(mine):
+            return None
+        last = int(mine[last])
+        times = self.episode.times
+        steps = np.maximum(times[step : last + 1] - times[step], 0) / (self.episode.step_time * 1e9)
+        rewards = self.episode.rewards[step:last, robot].astype(np.float32)
+        return float(gamma ** steps[:-1] @ rewards), float(gamma ** steps[-1]), last

@@ -2,7 +2,8 @@
 
 Kind ``grid``: a POGEMA episode keeps the map bits, the starts, the goal events and two bytes per agent step (the
 executed move and the expert's move); every observation is rebuilt from them. Kind ``frames`` (``frame_episode.py``):
-games whose observation is a vector. Shards are written to a temporary name
+games whose observation is a vector. Kind ``fleet`` (``fleet_episode.py``): joint decisions of a driving fleet, from
+bags. Shards are written to a temporary name
 and renamed, so a killed writer never leaves a torn file behind.
 """
 
@@ -20,10 +21,11 @@ import pyarrow.parquet as pq
 from marlgpt_policy.layout import POGEMA_LAYOUT
 
 if TYPE_CHECKING:
+    from marlgpt_training.fleet_episode import FleetEpisode
     from marlgpt_training.frame_episode import FrameEpisode
 
 VERSION = 1
-KINDS = ("grid", "frames")
+KINDS = ("grid", "frames", "fleet")
 _SCHEMA = pa.schema(
     [
         ("environment", pa.string()),
@@ -159,7 +161,7 @@ class Episode:
             raise ValueError("goal events are not sorted by step")
 
 
-def encode_shard(episodes: list[Episode] | list[FrameEpisode]) -> bytes:
+def encode_shard(episodes: list[Episode] | list[FrameEpisode] | list[FleetEpisode]) -> bytes:
     """``episodes`` as the bytes of a shard; equal episodes give equal bytes.
 
     Raises:
@@ -180,7 +182,9 @@ def encode_shard(episodes: list[Episode] | list[FrameEpisode]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def write_shard(path: str | Path, episodes: list[Episode] | list[FrameEpisode] | bytes) -> None:
+def write_shard(
+    path: str | Path, episodes: list[Episode] | list[FrameEpisode] | list[FleetEpisode] | bytes
+) -> None:
     """Write episodes, or what :func:`encode_shard` made of them, to ``path`` (temporary file, fsync, rename).
 
     Raises:
@@ -200,7 +204,7 @@ def write_shard(path: str | Path, episodes: list[Episode] | list[FrameEpisode] |
         temporary.unlink(missing_ok=True)
 
 
-def read_shard(path: str | Path) -> list[Episode] | list[FrameEpisode]:
+def read_shard(path: str | Path) -> list[Episode] | list[FrameEpisode] | list[FleetEpisode]:
     """Read all episodes of one shard.
 
     Raises:
@@ -228,7 +232,9 @@ def read_shard(path: str | Path) -> list[Episode] | list[FrameEpisode]:
         raise StoreError(f"{path}: {error}") from error
 
 
-def _episode_class(path: str | Path, schema: pa.Schema) -> type[Episode] | type[FrameEpisode]:
+def _episode_class(
+    path: str | Path, schema: pa.Schema
+) -> type[Episode] | type[FrameEpisode] | type[FleetEpisode]:
     """The class of a shard's episodes; ``StoreError`` for a foreign file or another version."""
     metadata = schema.metadata or {}
     version = metadata.get(b"marlgpt_store")
@@ -243,6 +249,10 @@ def _episode_class(path: str | Path, schema: pa.Schema) -> type[Episode] | type[
         raise StoreError(f"{path}: holds '{kind}' episodes, this code reads {' and '.join(KINDS)}")
     if kind == "grid":
         return Episode
+    if kind == "fleet":
+        from marlgpt_training.fleet_episode import FleetEpisode
+
+        return FleetEpisode
     from marlgpt_training.frame_episode import FrameEpisode
 
     return FrameEpisode

@@ -1,0 +1,1 @@
+"""Bags of driving fleets become trajectory-store episodes: reading, decisions, poses, and a report."""
