@@ -49,7 +49,7 @@ COVERED = {
     # Every message, request and action goal that the node takes is drawn by the test named here.
     "fleet_node.py": {
         "test_the_fleet_node_survives": {
-            "handle", "self._on_map", "partial(self._on_pose, index)", "partial(self._on_goal, index)",
+            "handle", "self._on_map", "partial(self._on_goal, index)",
             "partial(self.operator.emergency_stop_robot, name)",
             "lambda _, r: conversions.grid_response(self.grid, r)",
         },
@@ -64,9 +64,13 @@ COVERED = {
     },
     "robot_node.py": {
         "test_a_robot_node_survives": {
-            "self._on_map", "self._on_pose", "self._on_goal", "self._on_peer", "self._on_emergency",
+            "self._on_map", "self._on_goal", "self._on_peer", "self._on_emergency",
             "self._on_stop", "self._on_resume", "self._on_get_grid",
         },
+    },
+    "poses.py": {
+        "test_the_fleet_node_survives": {"callback"},
+        "test_transforms_are_survived": {"heard", "static"},
     },
     "watchdog_node.py": {
         "test_the_watchdog_survives": {"self._on_heartbeat", "partial(self._on_stop, robot)"},

@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ class FleetFile:
         """Check what several robots share.
 
         Raises:
-            RobotsFileError: A name or topic used twice, overlapping initial poses, or no robot.
+            RobotsFileError: A name or topic used twice, or overlapping initial poses.
         """
         check_fleet(self)
 
@@ -119,7 +120,7 @@ class FleetFile:
     def default(
         cls, names: list[str] | tuple[str, ...], map_frame: str = "map", **defaults: Any
     ) -> FleetFile:
-        """Build a fleet without a file; ``defaults`` are keys of robots.yaml, the same for all.
+        """Build a fleet without a file, also one without robots; ``defaults`` are keys of robots.yaml, for all.
 
         ``drive`` and ``limits`` may also be a :class:`Drive` and :class:`MotionLimits`.
 
@@ -135,14 +136,15 @@ class FleetFile:
 
     def __contains__(self, name: str) -> bool:
         """Whether a robot has this name."""
-        return name in self.names
+        return name in self._by_name
 
     def __getitem__(self, name: str) -> RobotEntry:
         """The robot of that name; ``KeyError`` if there is none."""
-        for robot in self.robots:
-            if robot.name == name:
-                return robot
-        raise KeyError(name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, RobotEntry]:
+        return {robot.name: robot for robot in self.robots}
 
     @property
     def names(self) -> list[str]:
@@ -152,12 +154,12 @@ class FleetFile:
     @property
     def radius(self) -> float:
         """Largest radius, m: the grid is laid out for it."""
-        return max(robot.radius for robot in self.robots)
+        return max((robot.radius for robot in self.robots), default=KEYS["radius"].default)
 
     @property
     def max_speed(self) -> float:
         """Largest speed of any robot, m/s."""
-        return max(robot.limits.max_speed for robot in self.robots)
+        return max((robot.limits.max_speed for robot in self.robots), default=MotionLimits().max_speed)
 
     def entry(self, name: str) -> RobotEntry:
         """The robot of that name or, for one that the file does not list, an entry made of the defaults.
@@ -167,7 +169,10 @@ class FleetFile:
         """
         if name in self:
             return self[name]
-        robot = _entry({"name": name}, self.defaults, f"robot '{shown(name)}'")
+        try:
+            robot = _entry({"name": name}, self.defaults, f"robot {shown(name)}")
+        except ValueError as error:
+            raise RobotsFileError(str(error)) from error
         FleetFile(self.map_frame, (*self.robots, robot), self.defaults)  # checks what they would share
         return robot
 
@@ -189,7 +194,10 @@ def load_robots(path: str | Path) -> FleetFile:
     """
     path = Path(path).expanduser()
     try:
-        return fleet_of(robots_yaml.read(path), str(path))
+        fleet = fleet_of(robots_yaml.read(path), str(path))
+        if not fleet.robots:
+            raise ValueError("'robots' is empty; list the robots: - name: alice")
+        return fleet
     except RobotsFileError:
         raise
     except ValueError as error:  # of reading
@@ -299,6 +307,10 @@ def _fill_topic(merged: dict, own: dict, defaults: Mapping[str, Any]) -> None:
     topic = own.get("pose_topic", inherited)
     if source == "tf" and topic:
         raise ValueError(f"pose_topic is {shown(topic)}, but pose_source tf reads no topic; leave one out")
+    if source != "tf" and topic == "":
+        raise ValueError(
+            f"pose_topic is empty, but pose_source is {source}; leave it out for the usual topic"
+        )
     merged["pose_topic"] = SOURCES_WITH_TOPIC.get(source, "") if topic is None else topic
 
 
@@ -306,10 +318,8 @@ def check_fleet(fleet: FleetFile) -> None:
     """Check what the robots of a fleet share.
 
     Raises:
-        RobotsFileError: No robot, a name or topic used twice, a topic of the whole fleet, or overlapping initial poses.
+        RobotsFileError: A name or topic used twice, a topic of the whole fleet, or overlapping initial poses.
     """
-    if not fleet.robots:
-        raise RobotsFileError("'robots' is empty; list the robots: - name: alice")
     names: set[str] = set()
     topics: dict[str, tuple[str, str]] = {}
     for robot in fleet.robots:

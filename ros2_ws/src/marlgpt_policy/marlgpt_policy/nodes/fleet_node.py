@@ -10,10 +10,10 @@ from functools import partial
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
+from geometry_msgs.msg import PoseStamped
 from marlgpt_msgs.msg import FleetDecision, FleetState, Grid, Heartbeat
 from marlgpt_msgs.srv import GetGrid
-from nav_msgs.msg import OccupancyGrid, Odometry
+from nav_msgs.msg import OccupancyGrid
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException
 from rclpy.experimental import EventsExecutor
@@ -36,7 +36,8 @@ from marlgpt_policy.nodes.journal import Journal, short
 from marlgpt_policy.nodes.markers import markers
 from marlgpt_policy.nodes.navigate import NavigateServer
 from marlgpt_policy.nodes.operator import Operator, Stops
-from marlgpt_policy.nodes.qos import BEST_EFFORT, LAST, LATCHED, RELIABLE
+from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf
+from marlgpt_policy.nodes.qos import LAST, LATCHED, RELIABLE
 from marlgpt_policy.nodes.wheels import Wheels
 from marlgpt_policy.occupancy import from_occupancy_grid
 from marlgpt_policy.policy import OnnxPolicy
@@ -56,6 +57,7 @@ class FleetNode(LifecycleNode):
         stops: Stops in force, whatever comes and goes otherwise.
         journal: Log and counter of refused messages.
         wheels: Publishers of the commands.
+        poses: Where the robots' poses come from.
         operator: Services; None unless configured.
     """
 
@@ -95,7 +97,11 @@ class FleetNode(LifecycleNode):
         try:
             settings = parameters.read(self)
             if not settings.robots:
-                raise ValueError("parameter 'robots' is empty; name at least one robot")
+                raise ValueError(
+                    "parameter 'robots' is empty; name at least one robot, or give a robots_file"
+                )
+            for robot in settings.robots_file.robots:
+                require_tf(robot)
             self.policy = OnnxPolicy(
                 settings.policy, POGEMA_LAYOUT, tuple(settings.providers), settings.threads,
                 settings.policy_sha256,
@@ -106,7 +112,10 @@ class FleetNode(LifecycleNode):
         self.settings = settings
         self._reset()
         self._health = Health(self.journal, settings.fleet.control_period)
-        self.wheels = Wheels(self, settings.stamped_cmd_vel)
+        self.wheels = Wheels(self)
+        self.poses = Poses(
+            self, self.listen, settings.map_frame, self._refuse_pose, lambda: self.fleet is not None
+        )
         self._publish()
         self._map = self.listen(OccupancyGrid, "map", self._on_map, LATCHED)
         self._grid = self.create_service(
@@ -211,12 +220,11 @@ class FleetNode(LifecycleNode):
 
     def join(self, index: int, name: str) -> None:
         """Talk with a robot from now on."""
-        by_odom = self.settings.pose_source == "odom"
-        kind, topic = (Odometry, "odom") if by_odom else (PoseWithCovarianceStamped, "pose")
-        self.wheels.add(name)
+        robot = self.settings.robots_file.entry(name)
+        self.wheels.add(robot)
+        self.poses.add(robot, partial(self._on_pose, index))
         self._topics[name] = [
-            self.listen(kind, f"{name}/{topic}", partial(self._on_pose, index), BEST_EFFORT),
-            self.listen(PoseStamped, f"{name}/goal_pose", partial(self._on_goal, index), RELIABLE),
+            self.listen(PoseStamped, robot.goal_topic, partial(self._on_goal, index), RELIABLE),
             self.listen(
                 Bool, f"{name}/emergency_stop", partial(self.operator.emergency_stop_robot, name), RELIABLE
             ),
@@ -225,6 +233,7 @@ class FleetNode(LifecycleNode):
     def leave(self, index: int, name: str) -> None:
         """Neither hear nor command a robot any more."""
         self.wheels.remove(name)
+        self.poses.remove(name)
         self._pose_stamp.pop(index, None)
         for subscription in self._topics.pop(name, []):
             self.destroy_subscription(subscription)
@@ -246,6 +255,7 @@ class FleetNode(LifecycleNode):
         now = self.now()
         if now < self._newest_clock - 0.5:
             self._pose_stamp.clear()
+            self.poses.forget_times()
             self._last_tick = -1.0
             back = self._newest_clock - now
             text = f"the clock went back by {back:.2f} s"
@@ -295,25 +305,23 @@ class FleetNode(LifecycleNode):
         self._navigate.replace_map(self.fleet, before)
         self.stand()
 
-    def _on_pose(self, robot: int, message: Odometry | PoseWithCovarianceStamped) -> None:
-        if self.fleet is None:
-            return
-        name, now = self.fleet.names[robot], self._watched_now()
-        stamp = Time.from_msg(message.header.stamp).nanoseconds
-        last = self._pose_stamp.get(robot, 0)
-        by_poses = self.settings.trigger == "poses"
-        try:
-            intake.check_frame(message.header.frame_id, self.settings.map_frame)
-            if stamp and stamp < last:
-                raise ValueError("it is older than the last one")
-            if now and stamp * 1e-9 > now + FUTURE:
-                raise ValueError(f"its stamp lies {stamp * 1e-9 - now:.1f} s ahead of the clock")
-            if not stamp or stamp > last:  # a repeated stamp is no news of where the robot is
-                taken = now if not stamp else stamp * 1e-9 if by_poses else min(now, stamp * 1e-9)
-                self.fleet.update_pose(robot, *intake.planar(message.pose.pose), taken)
-        except ValueError as error:
+    def _refuse_pose(self, name: str, error: ValueError) -> None:
+        if isinstance(error, NoPose):
+            self.journal.repeat("warning", f"tf {name}", "no_pose", f"no pose of '{name}': {error}")
+        else:
             self.journal.reject("pose", f"pose of '{name}' refused: {error}", name)
-            return
+
+    def _on_pose(self, robot: int, stamp: int, x: float, y: float, yaw: float) -> None:
+        """Take a pose in the map frame, m and rad, measured at ``stamp`` ns (0: now); ``ValueError`` refuses it."""
+        now, last = self._watched_now(), self._pose_stamp.get(robot, 0)
+        by_poses = self.settings.trigger == "poses"
+        if stamp and stamp < last:
+            raise ValueError("it is older than the last one")
+        if now and stamp * 1e-9 > now + FUTURE:
+            raise ValueError(f"its stamp lies {stamp * 1e-9 - now:.1f} s ahead of the clock")
+        if not stamp or stamp > last:  # a repeated stamp is no news of where the robot is
+            taken = now if not stamp else stamp * 1e-9 if by_poses else min(now, stamp * 1e-9)
+            self.fleet.update_pose(robot, x, y, yaw, taken)
         self._pose_stamp[robot] = stamp
         if by_poses and self._active:
             newest = max(self._pose_stamp.values())
@@ -339,6 +347,7 @@ class FleetNode(LifecycleNode):
 
     def _on_timer(self) -> None:
         now = self._watched_now()
+        self.poses.poll()
         if self.settings.trigger == "timer" or now - self._last_tick > 2 * self.settings.fleet.control_period:
             self._tick(now)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 
-from geometry_msgs.msg import Pose
+from geometry_msgs.msg import Point, Pose, Vector3
 from nav_msgs.msg import OccupancyGrid
 
 from marlgpt_policy.geometry import yaw_of
@@ -25,7 +25,12 @@ def check_frame(frame: str, map_frame: str) -> None:
 
 def position(pose: Pose) -> tuple[float, float]:
     """(x, y) of a pose in m; ``ValueError`` if it is not finite or beyond ``FARTHEST``."""
-    x, y = pose.position.x, pose.position.y
+    return coordinates(pose.position)
+
+
+def coordinates(place: Point | Vector3) -> tuple[float, float]:
+    """(x, y) of a place in m; ``ValueError`` if it is not finite or beyond ``FARTHEST``."""
+    x, y = place.x, place.y
     if not (math.isfinite(x) and math.isfinite(y)):
         raise ValueError(f"position is not finite: ({x}, {y})")
     if max(abs(x), abs(y)) > FARTHEST:

@@ -15,7 +15,8 @@ from std_srvs.srv import Trigger
 from marlgpt_policy.fleet import Fleet
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.nodes.journal import short
-from marlgpt_policy.nodes.parameters import LONGEST_NAME, check_names, robot_config
+from marlgpt_policy.nodes.parameters import LONGEST_NAME, check_names
+from marlgpt_policy.nodes.poses import require_tf
 from marlgpt_policy.nodes.qos import RELIABLE
 from marlgpt_policy.policy import OnnxPolicy
 
@@ -175,7 +176,9 @@ class Operator:
         check_names([name], most)
         if name not in node.fleet.names and len(node.fleet.names) >= most:
             raise ValueError(f"the fleet has known {most} robots, as many as parameter 'max_robots' allows")
-        index = node.fleet.add_robot(robot_config(node.settings.values, name))
+        robot = node.settings.robots_file.entry(name)
+        require_tf(robot)
+        index = node.fleet.add_robot(robot.config)
         node.stops.apply(node.fleet)
         node.join(index, name)
         node.journal.write("info", "robot_added", f"'{name}' is in the fleet", robot=name)

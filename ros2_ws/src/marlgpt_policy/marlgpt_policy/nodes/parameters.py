@@ -13,13 +13,15 @@ from rclpy.parameter import Parameter
 
 from marlgpt_policy.fleet import FleetConfig, RobotConfig
 from marlgpt_policy.policy import PROVIDERS
-from marlgpt_policy.tracker import Drive, MotionLimits
+from marlgpt_policy.robots_file import FleetFile, load_robots
+from marlgpt_policy.robots_keys import DRIVES, LIMITS, LONGEST_NAME, POSE_SOURCES, check_name
+
+__all__ = ["LONGEST_NAME", "PARAMETERS", "Settings", "Spec", "check_names", "declare", "read", "robots_of"]
 
 EXECUTIONS = ("asynchronous", "synchronous")
-LONGEST_NAME = 64
-"""Characters of a robot's name."""
-DRIVES = {"differential": Drive.DIFFERENTIAL, "holonomic": Drive.HOLONOMIC}
 STRINGS = Parameter.Type.STRING_ARRAY
+IN_ROBOTS_FILE = ("robots", "map_frame", "radius", "drive", *LIMITS, "pose_source", "stamped_cmd_vel")
+"""Parameters that are not looked at where there is a robots file: it says all of this itself."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Spec:
 
 PARAMETERS: dict[str, Spec] = {
     "autostart": Spec(False, "Whether the node configures and activates itself when its process starts."),
+    "robots_file": Spec(
+        "", f"YAML file that describes each robot, instead of the parameters {', '.join(IN_ROBOTS_FILE)}."
+    ),
     "robots": Spec(STRINGS, "Names of the robots; each is also the prefix of its topics."),
     "max_robots": Spec(512, "Robots the fleet may have, those that join later included.", 1, 100_000),
     "policy": Spec("", "ONNX policy file; empty for the one shipped with this package."),
@@ -82,7 +87,8 @@ PARAMETERS: dict[str, Spec] = {
     "temperature": Spec(0.2, "Of sampling from the policy; 0 takes the most probable move.", 0.0, 10.0),
     "seed": Spec(0, "Of sampling and of breaking ties.", 0, 2**31 - 1),
     "pose_source": Spec(
-        "odom", "Topic of poses: odom (nav_msgs/Odometry) or pose (PoseWithCovarianceStamped)."
+        "odom",
+        "Where poses come from: odom (nav_msgs/Odometry), pose (PoseWithCovarianceStamped), pose_stamped or tf.",
     ),
     "stamped_cmd_vel": Spec(False, "Publish geometry_msgs/TwistStamped instead of Twist."),
     "trigger": Spec(
@@ -114,37 +120,48 @@ def check_names(names: list[str], most: int) -> None:
     if len(names) > most:
         raise ValueError(f"{len(names)} robots, parameter 'max_robots' is {most}")
     for name in names:
-        shown = name[: LONGEST_NAME + 8]
-        plain = name.isascii() and name.replace("_", "a").isalnum() and not name[0].isdigit()
-        if not plain or "__" in name:
-            raise ValueError(
-                f"robot name '{shown}' is not a ROS name: letters, digits and single '_', not a digit first"
-            )
-        if len(name) > LONGEST_NAME:
-            raise ValueError(f"robot name '{shown}...' is longer than {LONGEST_NAME} characters")
-        if name == "fleet":
-            raise ValueError("robot name 'fleet' is taken by the topics of the whole fleet")
+        check_name(name)
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
         raise ValueError(f"parameter 'robots' names {', '.join(twice)} twice; every robot needs its own name")
 
 
-def robot_config(values: dict[str, Any], name: str) -> RobotConfig:
-    """The body of a robot, which all robots of the fleet share, by the parameters."""
-    limits = MotionLimits(
-        values["max_speed"],
-        values["max_yaw_rate"],
-        values["max_acceleration"],
-        values["max_yaw_acceleration"],
-    )
-    return RobotConfig(name, values["radius"], DRIVES[values["drive"]], limits)
+def robots_of(values: dict[str, Any]) -> FleetFile:
+    """The robots that parameters describe: by a robots file, or all alike by the other parameters.
+
+    Args:
+        values: By name; of ``IN_ROBOTS_FILE`` those that the node has. ``robots`` may be empty.
+
+    Raises:
+        ValueError: The file, or a parameter, is wrong, or there are more robots than ``max_robots``.
+    """
+    most = values.get("max_robots", 100_000)
+    if values.get("robots_file"):
+        fleet = load_robots(values["robots_file"])
+        check_names(fleet.names, most)
+        return fleet
+    check_names(list(values["robots"]), most)
+    same = {
+        key: values[key] for key in ("radius", "drive", "pose_source", "stamped_cmd_vel") if key in values
+    }
+    limits = {key: values[key] for key in LIMITS if key in values}
+    return FleetFile.default(list(values["robots"]), values.get("map_frame", "map"), limits=limits, **same)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The parameters, read and checked."""
+    """The parameters, read and checked.
+
+    Attributes:
+        values: By name; where a robots file gives map frame and largest radius, those of the file.
+        robots_file: Every robot with its topics and frames.
+        robots: Their bodies.
+        fleet: Timing and choices of the fleet.
+        policy: Policy file.
+    """
 
     values: dict[str, Any]
+    robots_file: FleetFile
     robots: list[RobotConfig]
     fleet: FleetConfig
     policy: Path
@@ -170,7 +187,7 @@ def read(node: LifecycleNode) -> Settings:
         values[name] = unset if parameter is None or parameter.value is None else parameter.value
     for name, allowed in (
         ("drive", DRIVES),
-        ("pose_source", ("odom", "pose")),
+        ("pose_source", POSE_SOURCES),
         ("trigger", ("timer", "poses")),
         ("execution", EXECUTIONS),
     ):
@@ -178,8 +195,10 @@ def read(node: LifecycleNode) -> Settings:
             raise ValueError(
                 f"parameter '{name}' is '{values[name]}'; it must be one of {', '.join(allowed)}"
             )
-    check_names(list(values["robots"]), values["max_robots"])
-    robots = [robot_config(values, name) for name in values["robots"]]
+    described = robots_of(values)
+    if values["robots_file"]:
+        values["map_frame"], values["radius"] = described.map_frame, described.radius
+    robots = [robot.config for robot in described.robots]
     fleet = FleetConfig(
         control_period=1.0 / values["control_rate"],
         pose_timeout=values["pose_timeout"],
@@ -193,7 +212,8 @@ def read(node: LifecycleNode) -> Settings:
         jump_distance=values["jump_distance"],
         jump_settle=values["jump_settle"],
     )
-    return Settings(values, robots, fleet, Path(values["policy"]) if values["policy"] else shipped_policy())
+    policy = Path(values["policy"]) if values["policy"] else shipped_policy()
+    return Settings(values, described, robots, fleet, policy)
 
 
 def _latency(values: dict[str, Any]) -> float | None:

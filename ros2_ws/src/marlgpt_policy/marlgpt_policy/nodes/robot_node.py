@@ -11,15 +11,15 @@ import time
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Twist, TwistStamped
+from geometry_msgs.msg import PoseStamped
 from marlgpt_msgs.msg import PeerState, RobotState
 from marlgpt_msgs.srv import GetGrid
-from nav_msgs.msg import OccupancyGrid, Odometry
+from nav_msgs.msg import OccupancyGrid
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from std_msgs.msg import Bool
@@ -33,17 +33,14 @@ from marlgpt_policy.nodes import conversions, intake, parameters
 from marlgpt_policy.nodes.journal import short
 from marlgpt_policy.nodes.parameters import LONGEST_NAME, Spec
 from marlgpt_policy.nodes.peer_messages import cells_around, read_state, write_state
+from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf
+from marlgpt_policy.nodes.qos import LATCHED, RELIABLE
+from marlgpt_policy.nodes.wheels import Wheels
 from marlgpt_policy.occupancy import from_occupancy_grid
 from marlgpt_policy.peer_state import Rules, State
 from marlgpt_policy.policy import OnnxPolicy, PolicyError
 
-LATCHED = QoSProfile(
-    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)
-BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 PEERS = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
-RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-LAST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 OWN_PARAMETERS: dict[str, Spec] = {
     "name": Spec("", "Which of the robots this node drives."),
     "absent": Spec(
@@ -52,7 +49,7 @@ OWN_PARAMETERS: dict[str, Spec] = {
     ),
     "fleet_max_speed": Spec(
         0.0,
-        "Largest speed of any robot of the fleet, m/s, the same for all; 0 for this one's max_speed.",
+        "Largest speed of any robot of the fleet, m/s, the same for all; 0 for the largest max_speed it knows of.",
         0.0,
         20.0,
     ),
@@ -85,6 +82,8 @@ class RobotNode(Node):
         if self.robot is None:
             names = ", ".join(robot.name for robot in self.settings.robots)
             raise ValueError(f"parameter 'name' is '{self.own['name']}'; it must be one of robots: {names}")
+        self.entry = self.settings.robots_file[self.robot.name]
+        require_tf(self.entry)
         self.policy = OnnxPolicy(
             self.settings.policy, POGEMA_LAYOUT, tuple(self.settings.providers), self.settings.threads
         )
@@ -93,21 +92,24 @@ class RobotNode(Node):
         self._stopped = ""  # why, while it is; outlives maps
         self._early_goal: PoseStamped | None = None
         self._pose_stamp = 0
+        self._newest_clock = 0.0
         self._warned: dict[str, float] = {}
         self._connect(self.robot.name)
         self.add_on_set_parameters_callback(self._on_parameters)
         self.get_logger().info(f"drives {self.robot.name} with policy {self.policy.name}; waiting for a map")
 
     def _connect(self, name: str) -> None:
-        twist = TwistStamped if self.settings.stamped_cmd_vel else Twist
-        self._cmd = self.create_publisher(twist, f"{name}/cmd_vel", LAST)
+        self._wheels = Wheels(self)
+        self._wheels.add(self.entry)
         self._peers = self.create_publisher(PeerState, "fleet/peers", PEERS)
         self._state = self.create_publisher(RobotState, f"{name}/state", RELIABLE)
-        by_odom = self.settings.pose_source == "odom"
-        kind, topic = (Odometry, "odom") if by_odom else (PoseWithCovarianceStamped, "pose")
         self.create_subscription(OccupancyGrid, "map", self._on_map, LATCHED)
-        self.create_subscription(kind, f"{name}/{topic}", self._on_pose, BEST_EFFORT)
-        self.create_subscription(PoseStamped, f"{name}/goal_pose", self._on_goal, RELIABLE)
+        self._poses = Poses(
+            self, self.create_subscription, self.settings.map_frame, self._refuse_pose,
+            lambda: self.lone is not None,
+        )  # fmt: skip
+        self._poses.add(self.entry, self._on_pose)
+        self.create_subscription(PoseStamped, self.entry.goal_topic, self._on_goal, RELIABLE)
         self.create_subscription(PeerState, "fleet/peers", self._on_peer, PEERS)
         for topic in ("fleet/emergency_stop", f"{name}/emergency_stop"):
             self.create_subscription(Bool, topic, self._on_emergency, RELIABLE)
@@ -147,6 +149,9 @@ class RobotNode(Node):
     def _reject(self, key: str, text: str) -> None:
         """Count a refused message; log each kind at most every five seconds."""
         self.rejected += 1
+        self._warn(key, text)
+
+    def _warn(self, key: str, text: str) -> None:
         now = time.monotonic()
         if now - self._warned.get(key, -1e9) >= 5.0:
             self._warned[key] = now
@@ -168,7 +173,7 @@ class RobotNode(Node):
                 map, settings.radius, settings.margin, settings.cell_size or None, settings.unknown_is_free
             )
             members = tuple(robot.name for robot in settings.robots)
-            speed = own["fleet_max_speed"] or settings.max_speed
+            speed = own["fleet_max_speed"] or settings.robots_file.max_speed
             rules = Rules(
                 members,
                 conversions.grid_hash(grid),
@@ -205,20 +210,19 @@ class RobotNode(Node):
         if self._early_goal is not None:
             self._on_goal(self._early_goal)
 
-    def _on_pose(self, message: Odometry | PoseWithCovarianceStamped) -> None:
-        if self.lone is None:
-            return
-        now = self.now()
-        try:
-            intake.check_frame(message.header.frame_id, self.settings.map_frame)
-            stamp = Time.from_msg(message.header.stamp).nanoseconds
-            if stamp and stamp <= self._pose_stamp and self._pose_stamp - stamp < 5e8:
-                return  # no news
-            taken = min(now, stamp * 1e-9) if stamp else now
-            self.lone.update_pose(*intake.planar(message.pose.pose), taken)
-            self._pose_stamp = stamp
-        except ValueError as error:
+    def _refuse_pose(self, _: str, error: ValueError) -> None:
+        if isinstance(error, NoPose):
+            self._warn("tf", f"no pose: {error}")
+        else:
             self._reject("pose", f"pose refused: {error}")
+
+    def _on_pose(self, stamp: int, x: float, y: float, yaw: float) -> None:
+        """Take a pose in the map frame, m and rad, measured at ``stamp`` ns (0: now); ``ValueError`` refuses it."""
+        if stamp and stamp <= self._pose_stamp and self._pose_stamp - stamp < 5e8:
+            return  # no news
+        now = self.now()
+        self.lone.update_pose(x, y, yaw, min(now, stamp * 1e-9) if stamp else now)
+        self._pose_stamp = stamp
 
     def _on_goal(self, message: PoseStamped) -> None:
         try:
@@ -291,6 +295,11 @@ class RobotNode(Node):
         if self.lone is None:
             return
         now = self.now()
+        if now < self._newest_clock - 0.5:
+            self._poses.forget_times()
+            self._newest_clock = now
+        self._newest_clock = max(self._newest_clock, now)
+        self._poses.poll()
         try:
             result = self.lone.tick(now)
         except (PolicyError, ValueError) as error:
@@ -304,15 +313,8 @@ class RobotNode(Node):
             self._publish_state()
 
     def _send_command(self, command: np.ndarray, now: float) -> None:
-        if self.settings.stamped_cmd_vel:
-            message = TwistStamped()
-            message.header.stamp = Time(nanoseconds=round(now * 1e9)).to_msg()
-            message.header.frame_id = f"{self.robot.name}/base_link"
-            twist = message.twist
-        else:
-            message = twist = Twist()
-        twist.linear.x, twist.linear.y, twist.angular.z = command.tolist()
-        self._cmd.publish(message)
+        stamp = Time(nanoseconds=round(now * 1e9)).to_msg()
+        self._wheels.send(self.robot.name, stamp, *command.tolist())
 
     def stop_wheels(self) -> None:
         """Command a standstill."""

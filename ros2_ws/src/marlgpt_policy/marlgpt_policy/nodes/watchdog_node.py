@@ -1,7 +1,7 @@
 """Node `watchdog_node`: a process beside the fleet node that stops the robots when it no longer can.
 
 Hears ``fleet/heartbeat`` and the emergency stops ``fleet/emergency_stop`` and ``<robot>/emergency_stop`` (Bool, true
-stops); sends zero velocity on ``<robot>/cmd_vel`` and reports on ``/diagnostics``. Its rules are those of
+stops); sends zero velocity to the robots and reports on ``/diagnostics``. Its rules are those of
 :mod:`marlgpt_policy.watchdog`; its clock is the wall's, also where ``use_sim_time`` is set. Then the simulated time
 serves to tell a paused simulation from a dead fleet node, in words: the zeros go out in either case.
 """
@@ -24,12 +24,13 @@ from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Bool
 
-from marlgpt_policy.nodes.parameters import STRINGS, Spec, check_names, declare
+from marlgpt_policy.nodes.parameters import STRINGS, Spec, check_names, declare, robots_of
 from marlgpt_policy.nodes.qos import RELIABLE
 from marlgpt_policy.nodes.wheels import Wheels
 from marlgpt_policy.watchdog import Watchdog
 
 PARAMETERS: dict[str, Spec] = {
+    "robots_file": Spec("", "YAML file that describes each robot, instead of robots and stamped_cmd_vel."),
     "robots": Spec(STRINGS, "Names of the robots; those that join later are learnt from the heartbeats."),
     "timeout": Spec(
         0.5, "Seconds after the last heartbeat by which every robot is sent zero velocity.", 0.05, 60.0
@@ -53,18 +54,18 @@ class WatchdogNode(Node):
         """
         super().__init__("watchdog_node", **options)
         declare(self, PARAMETERS, read_only=True)
-        named = self.get_parameter_or("robots", None)
-        robots = list(named.value) if named is not None and named.value is not None else []
-        self._most = self.get_parameter("max_robots").value
-        check_names(robots, self._most)
-        timeout, rate = self.get_parameter("timeout").value, self.get_parameter("rate").value
+        values = {name: self.get_parameter_or(name, None) for name in PARAMETERS}
+        values = {name: None if value is None else value.value for name, value in values.items()}
+        self._fleet = robots_of({**values, "robots": values["robots"] or []})
+        robots = self._fleet.names
+        self._most, timeout, rate = values["max_robots"], values["timeout"], values["rate"]
         if timeout * rate < 4:
             raise ValueError(
                 f"parameter 'rate' is {rate} Hz; a timeout of {timeout} s needs {4 / timeout:g} Hz"
             )
         # Two periods early: one until the next check, one for a check that comes late.
         self.watchdog = Watchdog(robots, timeout - 2 / rate)
-        self._wheels = Wheels(self, self.get_parameter("stamped_cmd_vel").value)
+        self._wheels = Wheels(self)
         self._stops: dict[str | None, tuple] = {}
         self._connect(None)
         for robot in robots:
@@ -91,7 +92,7 @@ class WatchdogNode(Node):
             self.create_subscription(Bool, topic, partial(self._on_stop, robot), RELIABLE),
         )
         if robot is not None:
-            self._wheels.add(robot)
+            self._wheels.add(self._fleet.entry(robot))
 
     def _on_stop(self, robot: str | None, message: Bool) -> None:
         if message.data:
@@ -106,6 +107,8 @@ class WatchdogNode(Node):
                 )
             new = [robot for robot in message.robots if robot not in self._stops]
             check_names(new, self._most - len(self._stops) + 1)
+            for robot in new:
+                self._fleet.entry(robot)  # refuses topics that are another robot's
             stamp = Time.from_msg(message.header.stamp).nanoseconds * 1e-9
         except ValueError as error:
             self.rejected += 1

@@ -8,26 +8,31 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 
 from marlgpt_policy.nodes.qos import LAST
+from marlgpt_policy.robots_file import RobotEntry
 
 
 class Wheels:
-    """The publishers of ``<robot>/cmd_vel``: created when a robot is first named, since discovery takes time."""
+    """The publishers of robots' commands: created when a robot is first named, since discovery takes time."""
 
-    def __init__(self, node: Node, stamped: bool) -> None:
-        """Publish from ``node``: TwistStamped with ``stamped``, otherwise Twist."""
-        self._node, self._stamped = node, stamped
+    def __init__(self, node: Node) -> None:
+        """Publish from ``node``, for each robot on its topic: TwistStamped or Twist, as its entry says."""
+        self._node = node
         self._publishers: dict = {}
+        self._frames: dict[str, str] = {}  # of robots that take stamped commands
 
-    def add(self, robot: str) -> None:
+    def add(self, robot: RobotEntry) -> None:
         """Create the robot's publisher, unless there is one."""
-        if robot not in self._publishers:
-            kind = TwistStamped if self._stamped else Twist
-            self._publishers[robot] = self._node.create_publisher(kind, f"{robot}/cmd_vel", LAST)
+        if robot.name not in self._publishers:
+            kind = TwistStamped if robot.stamped_cmd_vel else Twist
+            self._publishers[robot.name] = self._node.create_publisher(kind, robot.cmd_vel_topic, LAST)
+            if robot.stamped_cmd_vel:
+                self._frames[robot.name] = robot.base_frame
 
     def remove(self, robot: str) -> None:
         """Send the robot nothing any more."""
         if robot in self._publishers:
             self._node.destroy_publisher(self._publishers.pop(robot))
+            self._frames.pop(robot, None)
 
     def clear(self) -> None:
         """Remove every robot."""
@@ -39,9 +44,9 @@ class Wheels:
         publisher = self._publishers.get(robot)
         if publisher is None:
             return
-        if self._stamped:
+        if robot in self._frames:
             message = TwistStamped()
-            message.header.stamp, message.header.frame_id = stamp, f"{robot}/base_link"
+            message.header.stamp, message.header.frame_id = stamp, self._frames[robot]
             twist = message.twist
         else:
             message = twist = Twist()
