@@ -9,6 +9,7 @@ With `control:=decentralised` there is neither: one robot node per robot, which 
 machine; `only:=robot_00` starts the one that belongs on this robot).
 
     ros2 launch marlgpt_sim fleet.launch.py robots:=robot_00,robot_01 namespace:=yard
+    ros2 launch marlgpt_sim fleet.launch.py robots_file:=my_robots.yaml
 """
 
 from pathlib import Path
@@ -35,6 +36,7 @@ ARGUMENTS = {
         PathJoinSubstitution([FindPackageShare("marlgpt_policy"), "config", "fleet.yaml"]),
         "parameters of the fleet node; the arguments below replace what it says, unless they are empty",
     ),
+    "robots_file": ("", "YAML file that describes each robot; then robots, radius and drive stay empty"),
     "robots": ("", "names of the robots, separated by commas"),
     "policy": ("", "policy file (.onnx)"),
     "radius": ("", "radius of the robots, m"),
@@ -101,7 +103,12 @@ def start_fleet(context: LaunchContext) -> list:
 
 def robot_nodes(value: dict[str, str], shared: dict) -> list[Node]:
     """One node for each robot; all of them know the names of all robots."""
-    everyone = shared.get("robots") or robots_of(Path(value["params_file"]))
+    if value["robots_file"]:
+        from marlgpt_policy.robots_file import load_robots
+
+        everyone = load_robots(shared["robots_file"]).names
+    else:
+        everyone = shared.get("robots") or robots_of(Path(value["params_file"]))
     if not everyone:
         raise ValueError("robots:= is empty, and so is 'robots' in params_file; name the robots of the fleet")
     only = split(value["only"]) or everyone
@@ -146,6 +153,16 @@ def is_true(text: str) -> bool:
 def overrides(value: dict[str, str]) -> dict:
     """Parameters that the arguments set, for both nodes; each takes those it knows."""
     found: dict = {"use_sim_time": is_true(value["use_sim_time"])}
+    if value["robots_file"]:
+        given = [name for name in ("robots", "radius", "drive") if value[name]]
+        if given:
+            raise ValueError(
+                f"{given[0]}:= and robots_file:= are both given; the file says this of each robot"
+            )
+        file = Path(value["robots_file"]).expanduser().resolve()
+        if not file.is_file():
+            raise FileNotFoundError(f"robots_file:={value['robots_file']}: no such file")
+        found["robots_file"] = str(file)
     robots = split(value["robots"])
     if robots:
         found["robots"] = robots

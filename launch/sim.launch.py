@@ -1,9 +1,10 @@
 """Simulate a fleet: simulator, map, tasks, the fleet node that drives the robots and its watchdog.
 
     ros2 launch marlgpt_sim sim.launch.py robots:=24 seed:=3 real_time_factor:=4.0
+    ros2 launch marlgpt_sim sim.launch.py robots_file:=my_robots.yaml map:=my_map.yaml
 
-Robots are named robot_00, robot_01 and so on, and start on cells of the map that `seed` picks. Everything but
-the simulator follows simulated time.
+Robots are named robot_00, robot_01 and so on, and start on cells of the map that `seed` picks; with a robots file they
+are those of the file, with its bodies, topics and start poses. Everything but the simulator follows simulated time.
 """
 
 from pathlib import Path
@@ -31,10 +32,11 @@ ARGUMENTS = {
         PathJoinSubstitution([FindPackageShare("marlgpt_sim"), "maps", "warehouse.yaml"]),
         "map in map_server's YAML format",
     ),
-    "robots": ("8", "number of robots"),
+    "robots_file": ("", "YAML file that describes each robot; then robots, radius and drive stay empty"),
+    "robots": ("", "number of robots; empty: 8, or those of robots_file"),
     "seed": ("0", "of start poses, tasks and noise"),
-    "radius": ("0.22", "radius of the robots, m"),
-    "drive": ("differential", "how the robots move: differential or holonomic"),
+    "radius": ("", "radius of the robots, m; empty: 0.22, or as robots_file says"),
+    "drive": ("", "differential or holonomic; empty: differential, or as robots_file says"),
     "mode": ("lifelong", "tasks: lifelong, a new goal as soon as one is reached, or once"),
     "real_time_factor": ("1.0", "simulated seconds per wall second; 0 for as fast as possible"),
     "duration": ("0", "wall seconds after which everything ends; 0 for never"),
@@ -48,8 +50,7 @@ ARGUMENTS = {
     "control": ("centralised", "one fleet node for all robots, or decentralised: one robot node for each"),
 }
 PASSED_ON = (
-    "radius",
-    "drive",
+    "robots_file",
     "namespace",
     "params_file",
     "policy",
@@ -71,36 +72,35 @@ def generate_launch_description() -> LaunchDescription:
 def start_simulation(context: LaunchContext) -> list:
     """Return the simulation's nodes in their namespace, the fleet node and the end of the run."""
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    robots, seed, duration = robot_names(value["robots"]), int(value["seed"]), float(value["duration"])
+    bodies, seed, duration = robots_of(value), int(value["seed"]), float(value["duration"])
     map_yaml = str(Path(value["map"]).expanduser().resolve())
     if not Path(map_yaml).is_file():
         raise FileNotFoundError(f"map:={value['map']}: no such file; give a map in map_server's YAML format")
+    names = {key: bodies[key] for key in ("robots", "robots_file") if key in bodies}
     nodes = [
         node(
             "simulator",
-            robots=robots,
             map_yaml=map_yaml,
             seed=seed,
-            radius=float(value["radius"]),
-            drive=value["drive"],
             real_time_factor=float(value["real_time_factor"]),
             cmd_timeout=0.2,  # no more than the fleet node's latency: a stalled computer then does no harm
+            **bodies,
         ),
-        node("map_publisher", map_yaml=map_yaml, use_sim_time=True),
+        node("map_publisher", map_yaml=map_yaml, use_sim_time=True, **map_frame(bodies)),
         node(
             "task_source",
-            robots=robots,
             seed=seed,
             mode=value["mode"],
             control=value["control"],
             use_sim_time=True,
+            **names,
         ),
     ]
     slowness = 1.0 / min(float(value["real_time_factor"]) or 1.0, 1.0)
     fleet = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(Path(__file__).with_name("fleet.launch.py"))),
         launch_arguments={
-            "robots": ",".join(robots),
+            **fleet_arguments(bodies),
             "use_sim_time": "true",
             "watchdog_timeout": str(WATCHDOG_TIMEOUT * slowness),
             **{name: value[name] for name in PASSED_ON},
@@ -112,6 +112,39 @@ def start_simulation(context: LaunchContext) -> list:
         GroupAction([fleet]),
         *(end if duration > 0.0 else []),
     ]
+
+
+def robots_of(value: dict[str, str]) -> dict:
+    """The simulator's parameters that say which robots there are: a robots file, or names and one body for all."""
+    if not value["robots_file"]:
+        return {
+            "robots": robot_names(value["robots"] or "8"),
+            "radius": float(value["radius"] or 0.22),
+            "drive": value["drive"] or "differential",
+        }
+    given = [name for name in ("robots", "radius", "drive") if value[name]]
+    if given:
+        raise ValueError(f"{given[0]}:= and robots_file:= are both given; the file says this of each robot")
+    file = Path(value["robots_file"]).expanduser().resolve()
+    if not file.is_file():
+        raise FileNotFoundError(f"robots_file:={value['robots_file']}: no such file")
+    return {"robots_file": str(file)}
+
+
+def map_frame(bodies: dict) -> dict[str, str]:
+    """The map's frame as a parameter, where a robots file names it."""
+    if "robots_file" not in bodies:
+        return {}
+    from marlgpt_policy.robots_file import load_robots
+
+    return {"map_frame": load_robots(bodies["robots_file"]).map_frame}
+
+
+def fleet_arguments(bodies: dict) -> dict[str, str]:
+    """The robots as arguments of fleet.launch.py."""
+    if "robots_file" in bodies:
+        return {}
+    return {"robots": ",".join(bodies["robots"]), "radius": str(bodies["radius"]), "drive": bodies["drive"]}
 
 
 def robot_names(count: str) -> list[str]:

@@ -20,7 +20,7 @@ from geometry_msgs.msg import PoseArray, PoseStamped, Twist, TwistStamped  # noq
 from marlgpt_msgs.msg import FaultCounts, FleetState, RobotState, SimStatus  # noqa: E402
 from marlgpt_msgs.srv import GetGrid  # noqa: E402
 from marlgpt_policy.occupancy import OccupancyMap, from_occupancy_grid, load_map_yaml, save_map_yaml  # noqa: E402
-from marlgpt_sim.nodes import simulator as simulator_module  # noqa: E402
+from marlgpt_sim.nodes import cdr  # noqa: E402
 from marlgpt_sim.nodes.task_source import GoalStream, grid_of  # noqa: E402
 from nav_msgs.msg import OccupancyGrid, Odometry  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
@@ -536,7 +536,7 @@ def test_the_task_source_sends_first_next_and_lost_goals(peer, mode):
 
 
 def test_bytes_are_what_ros_reads():
-    odometry = simulator_module.OdometryBytes("map", "ann", 0.1, 0.2)
+    odometry = cdr.OdometryBytes("map", "ann/base_link", 0.1, 0.2)
     data = odometry.write((7, 8), [1.0, 2.0, 0.6, 0.8, 3.0, 4.0, 5.0])
     message = deserialize_message(data, Odometry)
     assert (message.header.stamp.sec, message.header.stamp.nanosec) == (7, 8)
@@ -545,7 +545,7 @@ def test_bytes_are_what_ros_reads():
     assert (pose.orientation.x, pose.orientation.z, pose.orientation.w) == (0.0, 0.6, 0.8)
     assert (twist.linear.x, twist.linear.y, twist.angular.z) == (3.0, 4.0, 5.0)
     xy, zw = np.arange(6.0).reshape(3, 2), np.arange(6.0, 12.0).reshape(3, 2)
-    poses = deserialize_message(simulator_module.TruthBytes("map", 3).write((1, 2), xy, zw), PoseArray).poses
+    poses = deserialize_message(cdr.TruthBytes("map", 3).write((1, 2), xy, zw), PoseArray).poses
     assert [(p.position.x, p.position.y, p.orientation.z, p.orientation.w) for p in poses] == [
         (*xy[i], *zw[i]) for i in range(3)
     ]
@@ -557,5 +557,5 @@ def test_commands_are_read_whatever_the_frame_name(frame):
     message.header.frame_id = frame
     message.header.stamp.sec, message.header.stamp.nanosec = 3, 4
     message.twist.linear.x, message.twist.linear.y, message.twist.angular.z = 1.0, 2.0, 3.0
-    assert simulator_module.read_twist_stamped(serialize_message(message)) == (3 * 10**9 + 4, 1.0, 2.0, 3.0)
-    assert simulator_module.read_twist(serialize_message(message.twist)) == (0, 1.0, 2.0, 3.0)
+    assert cdr.read_twist_stamped(serialize_message(message)) == (3 * 10**9 + 4, 1.0, 2.0, 3.0)
+    assert cdr.read_twist(serialize_message(message.twist)) == (0, 1.0, 2.0, 3.0)

@@ -1,7 +1,8 @@
-"""Start poses for a fleet: cell centres, spread over the main component of the grid."""
+"""Start poses for a fleet: those that are given, and cell centres spread over the main component of the grid."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,4 +46,37 @@ def place_robots(grid: NavGrid, n: int, seed: int) -> np.ndarray:
         left[pick] = left[-1]
         left = left[:-1]
     poses[:, 2] = rng.uniform(-np.pi, np.pi, n)
+    return poses
+
+
+def place_fleet(grid: NavGrid, known: Sequence[tuple[float, float, float] | None], seed: int) -> np.ndarray:
+    """Place the robots whose start is not given among those whose start is.
+
+    Args:
+        grid: the drivable cells; a cell keeps robots on neighbouring centres apart.
+        known: x, y (metres, map frame) and yaw (radians) of each robot, None to choose one.
+        seed: the same seed gives the same poses.
+
+    Returns:
+        float64[n, 3]: x, y, yaw of every robot; chosen ones at least a cell from every given one.
+
+    Raises:
+        ValueError: if the cells that are left do not suffice.
+    """
+    given = np.array([pose for pose in known if pose is not None]).reshape(-1, 3)
+    n = len(known) - len(given)
+    if not len(given):
+        return place_robots(grid, n, seed)
+    # Each given robot is less than a cell away from at most nine centres.
+    cells = int((grid.components == 0).sum())
+    drawn = place_robots(grid, min(cells, n + 9 * len(given)) if n else 0, seed)
+    gaps = np.linalg.norm(drawn[:, None, :2] - given[None, :, :2], axis=2)
+    free = drawn[(gaps >= grid.cell_size - 1e-9).all(axis=1)][:n]
+    if len(free) < n:
+        raise ValueError(
+            f"cannot place {n} robots: {len(free)} fit beside the {len(given)} whose start is given"
+        )
+    poses = np.empty((len(known), 3))
+    chosen = np.array([pose is None for pose in known], bool)
+    poses[chosen], poses[~chosen] = free, given
     return poses

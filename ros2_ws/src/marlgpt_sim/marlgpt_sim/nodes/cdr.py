@@ -10,12 +10,19 @@ import sys
 from struct import Struct, pack
 
 import numpy as np
-from geometry_msgs.msg import Pose, PoseArray, Twist, TwistStamped
+from geometry_msgs.msg import Pose, PoseArray, PoseStamped, PoseWithCovarianceStamped, Twist, TwistStamped
 from nav_msgs.msg import Odometry
 from rclpy.serialization import deserialize_message, serialize_message
 
 _TWIST, _STAMP, _LENGTH, _NUMBER = Struct("=6d"), Struct("=iI"), Struct("=I"), Struct("=d")
 _NATIVE = b"\x00\x01" if sys.byteorder == "little" else b"\x00\x00"  # CDR in this machine's byte order
+
+
+def _covariance(noise_xy: float, noise_yaw: float) -> np.ndarray:
+    """Return float64[36] as in messages: 6 x 6, row by row, x, y, z and rotations about them."""
+    covariance = np.zeros(36)
+    covariance[[0, 7, 35]] = noise_xy**2, noise_xy**2, noise_yaw**2
+    return covariance
 
 
 def _layout(message: object, marks: list[float]) -> tuple[bytearray, list[int]]:
@@ -32,26 +39,58 @@ class OdometryBytes:
 
     Args:
         frame: frame of the pose.
-        robot: name of the robot; its twist is in ``<robot>/base_link``.
+        body: frame of the robot's body, in which its twist is.
         noise_xy: standard deviation of x and y, m, for the covariance.
         noise_yaw: standard deviation of the yaw, rad, for the covariance.
     """
 
-    def __init__(self, frame: str, robot: str, noise_xy: float, noise_yaw: float) -> None:
+    def __init__(self, frame: str, body: str, noise_xy: float, noise_yaw: float) -> None:
         message, marks = Odometry(), [k + 1.25e100 * k for k in range(1, 8)]
-        message.header.frame_id, message.child_frame_id = frame, f"{robot}/base_link"
+        message.header.frame_id, message.child_frame_id = frame, body
         pose, twist = message.pose.pose, message.twist.twist
         pose.position.x, pose.position.y, pose.orientation.z, pose.orientation.w = marks[:4]
         twist.linear.x, twist.linear.y, twist.angular.z = marks[4:]
-        covariance = np.zeros(36)
-        covariance[[0, 7, 35]] = noise_xy**2, noise_xy**2, noise_yaw**2
-        message.pose.covariance = covariance
+        message.pose.covariance = _covariance(noise_xy, noise_yaw)
         self._data, self._at = _layout(message, marks)
 
     def write(self, stamp: tuple[int, int], row: list[float]) -> bytes:
         """Return the bytes for a stamp (s, ns) and x, y, quaternion z and w, vx, vy, yaw rate."""
         _STAMP.pack_into(self._data, 4, *stamp)  # after the 4 bytes that name the encoding
         for at, value in zip(self._at, row, strict=True):
+            _NUMBER.pack_into(self._data, at, value)
+        return bytes(self._data)
+
+
+class PoseBytes:
+    """PoseStamped or PoseWithCovarianceStamped of one robot as CDR bytes.
+
+    Args:
+        kind: one of the two types.
+        frame: frame of the pose.
+        noise_xy: standard deviation of x and y, m, for the covariance.
+        noise_yaw: standard deviation of the yaw, rad, for the covariance.
+    """
+
+    def __init__(
+        self,
+        kind: type[PoseStamped | PoseWithCovarianceStamped],
+        frame: str,
+        noise_xy: float,
+        noise_yaw: float,
+    ) -> None:
+        message, marks = kind(), [k + 1.25e100 * k for k in range(1, 5)]
+        message.header.frame_id = frame
+        pose = message.pose
+        if isinstance(message, PoseWithCovarianceStamped):
+            pose.covariance = _covariance(noise_xy, noise_yaw)
+            pose = pose.pose
+        pose.position.x, pose.position.y, pose.orientation.z, pose.orientation.w = marks
+        self._data, self._at = _layout(message, marks)
+
+    def write(self, stamp: tuple[int, int], row: list[float]) -> bytes:
+        """Return the bytes for a stamp (s, ns) and x, y, quaternion z and w; what else is in the row is left out."""
+        _STAMP.pack_into(self._data, 4, *stamp)
+        for at, value in zip(self._at, row[:4], strict=True):
             _NUMBER.pack_into(self._data, at, value)
         return bytes(self._data)
 

@@ -1,7 +1,7 @@
 """Node `map_publisher`: publishes a map file on `map`, latched (nav_msgs/OccupancyGrid).
 
-Parameter ``map_yaml``: the map in map_server's YAML format. A map that cannot be read ends the node with
-status 1.
+Parameters ``map_yaml``: the map in map_server's YAML format; ``map_frame``: its frame, map by default. A map that
+cannot be read ends the node with status 1.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class MapPublisher(Node):
         path = self.declare_parameter("map_yaml", "", descriptor).value
         if not path:
             raise ValueError("parameter 'map_yaml' is not set; give the YAML file of a map")
+        descriptor = ParameterDescriptor(description="Frame of the map; empty: map.", read_only=True)
+        frame = self.declare_parameter("map_frame", "", descriptor).value
         message = to_message(load_map_yaml(path))
+        message.header.frame_id = frame or message.header.frame_id
         message.header.stamp = message.info.map_load_time = self.get_clock().now().to_msg()
         self._publisher = self.create_publisher(OccupancyGrid, "map", LATCHED)
         self._publisher.publish(message)

@@ -2,7 +2,8 @@
 
 Subscribes to ``<robot>/cmd_vel`` (Twist or TwistStamped); publishes ``<robot>/odom`` (nav_msgs/Odometry,
 pose in the map frame with noise), ``/clock``, ``sim/ground_truth`` (PoseArray without noise, robots in the
-order of ``robots``) and ``sim/status`` (marlgpt_msgs/SimStatus). `PARAMETERS` lists the parameters.
+order of ``robots``) and ``sim/status`` (marlgpt_msgs/SimStatus). `PARAMETERS` lists the parameters. With a
+``robots_file`` each robot has the body, topics, kind of poses and start that the file gives it.
 
 Time runs in ticks of ``1 / publish_rate`` s: a tick publishes every odom, then the truth, then the clock, and
 then takes the physics steps up to the next tick. With ``lockstep`` it waits, before those steps, for a
@@ -27,24 +28,24 @@ import numpy as np
 from geometry_msgs.msg import PoseArray, Twist, TwistStamped
 from marlgpt_msgs.msg import FaultCounts, SimStatus
 from marlgpt_policy.grid import build_grid
-from marlgpt_policy.nodes.parameters import Spec, declare
+from marlgpt_policy.nodes.parameters import Spec, declare, robots_of
 from marlgpt_policy.occupancy import load_map_yaml
-from nav_msgs.msg import Odometry
+from marlgpt_policy.robots_keys import DRIVES
 from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
-from marlgpt_sim.nodes.cdr import OdometryBytes, TruthBytes, read_twist, read_twist_stamped
+from marlgpt_sim.nodes.cdr import TruthBytes, read_twist, read_twist_stamped
+from marlgpt_sim.nodes.pose_outputs import make_outputs
 from marlgpt_sim.nodes.running import run
 
 from ..fault_config import FaultConfig
 from ..faults import Faults
-from ..spawn import place_robots
-from ..world import DIFFERENTIAL, HOLONOMIC, FleetWorld
+from ..spawn import place_fleet
+from ..world import FleetWorld
 
-DRIVES = {"differential": DIFFERENTIAL, "holonomic": HOLONOMIC}
 STATUS_RATE = 5.0  # Hz of simulated time
 REPEAT_AFTER = 0.5  # s of wall time without an answer, after which a lockstep tick is published again
 STAMP_SLACK = 1000  # ns by which a command's stamp may miss the tick: stamps pass through floats
@@ -56,6 +57,9 @@ LAST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
 
 PARAMETERS: dict[str, Spec] = {
+    "robots_file": Spec(
+        "", "YAML file that describes each robot, instead of the parameters on names and bodies."
+    ),
     "robots": Spec(Parameter.Type.STRING_ARRAY, "Names of the robots, each also the prefix of its topics."),
     "initial_poses": Spec(
         Parameter.Type.DOUBLE_ARRAY,
@@ -104,18 +108,19 @@ class Simulator(Node):
         super().__init__("simulator", **options)
         declare(self, PARAMETERS, read_only=True)
         p = self.settings = _read(self)
-        names = p["robots"]
+        names, robots = p["robots"], p["fleet"].robots
         self._map = map_ = load_map_yaml(Path(p["map_yaml"]))
         poses = p["initial_poses"]
         if poses is None:
-            poses = place_robots(build_grid(map_, p["radius"]), len(names), p["seed"])
-        limits = [p["max_speed"], p["max_yaw_rate"], p["max_acceleration"], p["max_yaw_acceleration"]]
+            known = [robot.initial_pose for robot in robots]
+            poses = place_fleet(build_grid(map_, p["radius"]), known, p["seed"])
         self.world = FleetWorld(
-            map_, np.reshape(poses, (-1, 3)), p["radius"], DRIVES[p["drive"]], limits, p["seed"],
+            map_, np.reshape(poses, (-1, 3)), [robot.radius for robot in robots],
+            [robot.drive for robot in robots], [robot.limits.as_row() for robot in robots], p["seed"],
             p["pose_noise_xy"], p["pose_noise_yaw"], names, p["unknown_is_wall"],
             [name not in p["absent"] for name in names], p["push_margin"],
         )  # fmt: skip
-        self.frame = map_.frame_id
+        self.frame = p["fleet"].map_frame if p["robots_file"] else map_.frame_id
         self.late_ticks = 0
         self.handled = 0  # messages so far, to see whether any are left
         self._dt = 1.0 / p["rate"]
@@ -175,19 +180,19 @@ class Simulator(Node):
 
     def _connect(self) -> None:
         """Create the publishers and subscriptions."""
-        p, names = self.settings, self.settings["robots"]
+        p, robots = self.settings, self.settings["fleet"].robots
         noise = p["pose_noise_xy"], p["pose_noise_yaw"]
-        self._odom = [self.create_publisher(Odometry, f"{name}/odom", RELIABLE) for name in names]
-        self._odom_bytes = [OdometryBytes(self.frame, name, *noise) for name in names]
+        self._outputs = make_outputs(self, robots, self.frame, self.world.poses.copy(), noise)
         self._truth = self.create_publisher(PoseArray, "sim/ground_truth", RELIABLE)
-        self._truth_bytes = TruthBytes(self.frame, len(names))
+        self._truth_bytes = TruthBytes(self.frame, len(robots))
         self._clock_out = self.create_publisher(Clock, "/clock", RELIABLE)
         self._status = self.create_publisher(SimStatus, "sim/status", RELIABLE)
         if p["faults"].enabled:
             self._counts = self.create_publisher(FaultCounts, "sim/faults", RELIABLE)
-        kind, reader = (TwistStamped, read_twist_stamped) if p["stamped_cmd_vel"] else (Twist, read_twist)
-        for i, name in enumerate(names):
-            self.create_subscription(kind, f"{name}/cmd_vel", self._listener(i, reader), LAST, raw=True)
+        for i, robot in enumerate(robots):
+            stamped = robot.stamped_cmd_vel
+            kind, reader = (TwistStamped, read_twist_stamped) if stamped else (Twist, read_twist)
+            self.create_subscription(kind, robot.cmd_vel_topic, self._listener(i, reader), LAST, raw=True)
 
     def _listener(self, robot: int, reader: Any) -> Any:
         """Return the callback for the commands of one robot."""
@@ -317,9 +322,9 @@ class Simulator(Node):
         self._odometry = list(zip(robots, stamps, rows.tolist(), strict=True))
 
     def _publish_tick(self) -> None:
-        """Publish every odom that arrives, then the truth, then the clock."""
+        """Publish every pose that arrives, then the truth, then the clock."""
         for robot, stamp, row in self._odometry:
-            self._odom[robot].publish(self._odom_bytes[robot].write(divmod(stamp, 10**9), row))
+            self._outputs[robot].send(divmod(stamp, 10**9), row)
         world, stamp = self.world, divmod(self.stamp, 10**9)
         half = 0.5 * world.poses[:, 2]
         zw = np.stack([np.sin(half), np.cos(half)], axis=1)
@@ -367,9 +372,12 @@ def _read(node: Node) -> dict[str, Any]:
     for name in PARAMETERS:
         parameter = node.get_parameter_or(name, None)
         p[name] = None if parameter is None else parameter.value
-    if not p["robots"]:
-        raise ValueError("parameter 'robots' is not set; give the names of the robots")
-    p["robots"], p["absent"] = list(p["robots"]), list(p["absent"] or ())
+    if not p["robots"] and not p["robots_file"]:
+        raise ValueError("parameter 'robots' is not set; give the names of the robots, or a robots_file")
+    if p["drive"] not in DRIVES:
+        raise ValueError(f"parameter 'drive' is '{p['drive']}'; it must be one of {', '.join(DRIVES)}")
+    fleet = p["fleet"] = robots_of(p)
+    p["robots"], p["radius"], p["absent"] = fleet.names, fleet.radius, list(p["absent"] or ())
     for name in p["absent"]:
         if name not in p["robots"]:
             raise ValueError(f"parameter 'absent' names '{name}', which is none of the robots")
@@ -379,8 +387,6 @@ def _read(node: Node) -> dict[str, Any]:
             f"parameter 'initial_poses' has {len(poses)} numbers; {len(p['robots'])} robots need "
             f"{3 * len(p['robots'])} (x, y, yaw of each)"
         )
-    if p["drive"] not in DRIVES:
-        raise ValueError(f"parameter 'drive' is '{p['drive']}'; it must be one of {', '.join(DRIVES)}")
     if not p["map_yaml"]:
         raise ValueError("parameter 'map_yaml' is not set; give the YAML file of a map")
     steps = p["rate"] / p["publish_rate"]
@@ -388,7 +394,7 @@ def _read(node: Node) -> dict[str, Any]:
         raise ValueError(
             f"parameter 'rate' ({p['rate']}) must be a multiple of 'publish_rate' ({p['publish_rate']})"
         )
-    if p["lockstep"] and not p["stamped_cmd_vel"]:
+    if p["lockstep"] and not all(robot.stamped_cmd_vel for robot in fleet.robots):
         raise ValueError("parameter 'lockstep' needs 'stamped_cmd_vel': without stamps no command has a time")
     try:
         p["faults"] = FaultConfig(**{field.name: p[f"fault_{field.name}"] for field in fields(FaultConfig)})

@@ -4,6 +4,7 @@ Takes the drivable grid from the service ``fleet/get_grid``, follows ``fleet/sta
 ``<robot>/goal_pose`` (PoseStamped). Parameters:
 
 - ``robots`` (string array): names of the robots.
+- ``robots_file``: robots.yaml, instead of ``robots``: names and goal topics.
 - ``mode``: ``lifelong``, a new goal as soon as one is reached, or ``once``.
 - ``goals`` (double array): first goal x, y, yaw of each robot (m, rad); unset: random.
 - ``seed``: of the random goals.
@@ -25,6 +26,7 @@ from marlgpt_msgs.msg import FleetState, RobotState
 from marlgpt_msgs.srv import GetGrid
 from marlgpt_policy.geometry import yaw_of
 from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.robots_file import load_robots
 from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -107,7 +109,7 @@ class TaskSource(Node):
         self._stream: GoalStream | None = None
         self._pending = None
         self._publishers_by_robot = [
-            self.create_publisher(PoseStamped, f"{name}/goal_pose", RELIABLE) for name in self.robots
+            self.create_publisher(PoseStamped, topic, RELIABLE) for topic in self._goal_topics
         ]
         self._source = "fleet/get_grid" if self.control == "centralised" else f"{self.robots[0]}/get_grid"
         self._client = self.create_client(GetGrid, self._source)
@@ -126,6 +128,11 @@ class TaskSource(Node):
             "robots",
             Parameter.Type.STRING_ARRAY,
             described(description="Names of the robots that get goals.", read_only=True),
+        )
+        self.declare_parameter(
+            "robots_file",
+            "",
+            described(description="YAML file that names the robots, instead of robots.", read_only=True),
         )
         self.declare_parameter(
             "mode",
@@ -163,8 +170,13 @@ class TaskSource(Node):
         """
         parameter = self.get_parameter_or("robots", None)
         self.robots = list(parameter.value or []) if parameter else []
+        self._goal_topics = [f"{name}/goal_pose" for name in self.robots]
+        file = self.get_parameter("robots_file").value
+        if file:
+            fleet = load_robots(file)
+            self.robots, self._goal_topics = fleet.names, [robot.goal_topic for robot in fleet.robots]
         if not self.robots:
-            raise ValueError("parameter 'robots' is not set; give the names of the robots")
+            raise ValueError("parameter 'robots' is not set; give the names of the robots, or a robots_file")
         if len(set(self.robots)) != len(self.robots):
             twice = next(name for name in self.robots if self.robots.count(name) > 1)
             raise ValueError(f"parameter 'robots' names '{twice}' twice")
