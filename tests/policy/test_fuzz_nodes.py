@@ -79,9 +79,10 @@ COVERED = {
 
 
 def test_every_callback_is_fuzzed():
-    """A new subscription, service or action needs a place in one of the tests below."""
+    """A new subscription, service or action needs a place in one of the tests below, or in those of poses."""
+    elsewhere = (Path(__file__).parent / "test_poses.py").read_text(encoding="utf-8")
     for tests in COVERED.values():
-        assert tests.keys() <= globals().keys()
+        assert all(name in globals() or f"def {name}(" in elsewhere for name in tests)
     assert callbacks(NODES) == {name: set().union(*tests.values()) for name, tests in COVERED.items()}
 
 
