@@ -18,6 +18,10 @@ COMMANDS = {
         "marlgpt_training.published_data",
         "import published MAPF-GPT and MARL-GPT data files",
     ),
+    "import-bag": (
+        "marlgpt_training.bags.importing",
+        "import recordings of driving fleets (MCAP, SQLite) into a trajectory store",
+    ),
     "import-checkpoint": ("marlgpt_training.published", "convert the published MARL-GPT checkpoint"),
     "model-card": ("marlgpt_training.model_card", "write the model card of a policy from its evaluations"),
     "soak": ("marlgpt_sim.soak", "drive simulated fleets for many robot-hours with all faults mixed"),

@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,7 @@ def records(bag: Bag, progress: Callable[[int], None] = lambda _: None) -> Itera
 
     Args:
         bag: The bag.
-        progress: Is told the bytes of each file once it is done.
+        progress: Is told, now and then, how many bytes more have been read.
 
     Raises:
         BagError: Not one file could be read at all.
@@ -223,26 +223,31 @@ def records(bag: Bag, progress: Callable[[int], None] = lambda _: None) -> Itera
     for file in bag.files:
         try:
             read = _mcap if ".mcap" in file.suffixes else _sqlite
-            yield from read(bag, file)
+            yield from read(bag, file, progress)
         except (OSError, ValueError, sqlite3.Error, EOFError, zstd.ZstdError) as error:
             if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
                 error = error.strerror
             failed.append(f"{file.name} {error}")
             bag.note(failed[-1])
-        progress(file.stat().st_size if file.exists() else 0)
     if len(failed) == len(bag.files):
         raise BagError(f"{bag.path}: nothing can be read: {'; '.join(failed[:3])}; record it again")
 
 
-def _mcap(bag: Bag, file: Path) -> Iterator[Record]:
-    damage = Damage()
-    with zstd.open(file, "rb") if file.suffix == ".zstd" else open(file, "rb") as stream:
+def _mcap(bag: Bag, file: Path, progress: Callable[[int], None]) -> Iterator[Record]:
+    damage, at = Damage(), 0
+    with ExitStack() as stack:
+        raw = stack.enter_context(open(file, "rb"))
+        stream = stack.enter_context(zstd.open(raw, "rb")) if file.suffix == ".zstd" else raw
         try:
             for channel, stamp, data in scan(stream, damage):
+                if raw.tell() - at >= 1 << 20:
+                    progress(raw.tell() - at)
+                    at = raw.tell()
                 yield Record(
                     channel.topic, channel.type, channel.encoding, channel.definition, stamp, _plain(data)
                 )
         finally:
+            progress(raw.tell() - at)
             for reason in damage.reasons:
                 bag.note(f"{file.name}: {reason}")
 
@@ -257,9 +262,9 @@ def _plain(data: bytes) -> bytes:
         return data  # decoding it will say that it is damaged
 
 
-def _sqlite(bag: Bag, file: Path) -> Iterator[Record]:
+def _sqlite(bag: Bag, file: Path, progress: Callable[[int], None]) -> Iterator[Record]:
     if file.suffix != ".zstd":
-        yield from _rows(bag, file)
+        yield from _rows(bag, file, progress)
         return
     with tempfile.TemporaryDirectory(prefix="marlgpt-bag-") as folder:
         plain = Path(folder) / "bag.db3"
@@ -268,10 +273,10 @@ def _sqlite(bag: Bag, file: Path) -> Iterator[Record]:
                 shutil.copyfileobj(source, target, 1 << 20)
         except (EOFError, zstd.ZstdError) as error:
             bag.note(f"{file.name}: it is cut off or damaged: {error}")
-        yield from _rows(bag, plain, file.name)
+        yield from _rows(bag, plain, progress, file.name)
 
 
-def _rows(bag: Bag, file: Path, shown: str = "") -> Iterator[Record]:
+def _rows(bag: Bag, file: Path, progress: Callable[[int], None], shown: str = "") -> Iterator[Record]:
     """The messages of a database in the order in which they were written, around damaged places."""
     shown = shown or file.name
     with open(file, "rb") as stream:
@@ -279,12 +284,16 @@ def _rows(bag: Bag, file: Path, shown: str = "") -> Iterator[Record]:
             raise ValueError("is empty")
     with closing(_connect(file)) as connection:
         topics = _topics(connection)
-        after, jumps, step = -1, 0, 1
+        after, jumps, step, read = -1, 0, 1, 0
         while True:
             query = "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id"
             try:
                 for number, topic, stamp, data in connection.execute(query, (after,)):
                     after, step = number, 1
+                    read += len(data) if isinstance(data, bytes) else 0
+                    if read >= 1 << 20:
+                        progress(read)
+                        read = 0
                     if topic in topics and isinstance(data, bytes) and isinstance(stamp, int):
                         yield Record(*topics[topic], stamp, _plain(data))
                 return
