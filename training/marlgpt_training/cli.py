@@ -24,6 +24,7 @@ COMMANDS = {
     ),
     "import-checkpoint": ("marlgpt_training.published", "convert the published MARL-GPT checkpoint"),
     "model-card": ("marlgpt_training.model_card", "write the model card of a policy from its evaluations"),
+    "view": ("marlgpt_sim.view_command", "show the fleet live in a web browser, set goals, stop and resume"),
     "soak": ("marlgpt_sim.soak", "drive simulated fleets for many robot-hours with all faults mixed"),
     "map": (
         "marlgpt_sim.map_command",

@@ -10,7 +10,7 @@ setup(
     name=NAME,
     version="0.1.0",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={"": ["*.html", "*.json", "*.yaml"]},
+    package_data={"": ["*.css", "*.html", "*.js", "*.json", "*.yaml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -31,6 +31,7 @@ setup(
             f"recorder = {NAME}.nodes.recorder:main",
             f"simulator = {NAME}.nodes.simulator:main",
             f"task_source = {NAME}.nodes.task_source:main",
+            f"view_node = {NAME}.nodes.view_node:main",
         ]
     },
 )
