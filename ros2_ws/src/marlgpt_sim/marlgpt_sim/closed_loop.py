@@ -44,13 +44,21 @@ class ClosedLoop:
         drive: Drive = Drive.DIFFERENTIAL,
         seed: int = 0,
         noise: float = 0.0,
+        places: np.ndarray | None = None,
     ) -> None:
-        """Place ``robots`` at random cells; ``noise`` is the standard deviation of measured poses, m and rad."""
+        """Place ``robots`` at random cells; ``noise`` is the standard deviation of measured poses, m and rad.
+
+        ``places`` int[k, 2] are the cells that starts and goals are drawn from, as for sites where robots do not rest
+        everywhere; all connected ones if None.
+
+        Raises:
+            ValueError: Fewer ``places`` than robots.
+        """
         self.grid = build_grid(map, radius)
-        self.cells = np.argwhere(self.grid.components == 0)
+        self.cells = np.argwhere(self.grid.components == 0) if places is None else np.asarray(places)
         each = limits if isinstance(limits, list) else [limits or MotionLimits()] * robots
         bodies = [RobotConfig(f"robot_{i}", radius, drive, each[i]) for i in range(robots)]
-        poses = place_robots(self.grid, robots, seed)
+        poses = place_robots(self.grid, robots, seed) if places is None else self._starts(robots, seed)
         self.fleet = Fleet(self.grid, policy, bodies, config, DistanceField(map))
         self.world = FleetWorld(
             map, poses, radius, drive, np.array([limit.as_row() for limit in each]), seed, noise, noise,
@@ -61,6 +69,14 @@ class ClosedLoop:
         self.goals = True
         for i in range(robots):
             self.give_goal(i)
+
+    def _starts(self, robots: int, seed: int) -> np.ndarray:
+        """float[n, 3] poses on distinct cells of :attr:`cells`."""
+        if robots > len(self.cells):
+            raise ValueError(f"{robots} robots do not fit on {len(self.cells)} places")
+        random = np.random.default_rng([seed, 3])
+        cells = self.cells[random.permutation(len(self.cells))[:robots]]
+        return np.column_stack([self.grid.centre(cells), random.uniform(-np.pi, np.pi, robots)])
 
     def give_goal(self, robot: int) -> None:
         """Send a robot to a random cell other than its own."""

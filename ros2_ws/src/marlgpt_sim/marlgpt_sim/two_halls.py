@@ -32,6 +32,13 @@ def cells() -> np.ndarray:
     return free
 
 
+def goal_cells() -> np.ndarray:
+    """int[50, 2] cells of the halls, where goals lie: robots drive through the aisles and do not rest there."""
+    halls = cells()
+    halls[:, HALL:-HALL] = False
+    return np.argwhere(halls)
+
+
 def two_halls_map() -> OccupancyMap:
     """The site as an occupancy map; always the same."""
     occupied = np.ones((ROWS * CELL + 2 * WALL, COLUMNS * CELL + 2 * WALL), np.bool_)
