@@ -275,12 +275,22 @@ class StopRequest:
         self.flag = True
 
 
-def run(trainer: Trainer, log: RunLog | None, stop: StopRequest, workers: dagger.Workers | None) -> bool:
-    """The training loop; False if the leader's DAgger workers keep dying. The state is saved in any case."""
+def run(
+    trainer: Trainer,
+    log: RunLog | None,
+    stop: StopRequest,
+    workers: dagger.Workers | None,
+    until: int | None = None,
+) -> bool:
+    """The training loop, up to step ``until`` of the schedule (its end if None); the state is saved in any case.
+
+    False if the leader's DAgger workers keep dying.
+    """
     args, world = trainer.args, trainer.world
+    until = args.steps if until is None else until
     alive = True
     started, logged = time.time(), trainer.step
-    while trainer.step < args.steps:
+    while trainer.step < until:
         if trainer.step % (10 if world.size > 1 else 1) == 0:  # all processes must stop at the same step
             if world.any(stop.flag or time.time() - started > args.minutes * 60):
                 break
