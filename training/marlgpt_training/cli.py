@@ -26,6 +26,10 @@ COMMANDS = {
     "model-card": ("marlgpt_training.model_card", "write the model card of a policy from its evaluations"),
     "view": ("marlgpt_sim.view_command", "show the fleet live in a web browser, set goals, stop and resume"),
     "soak": ("marlgpt_sim.soak", "drive simulated fleets for many robot-hours with all faults mixed"),
+    "gazebo": (
+        "marlgpt_sim.gazebo.command",
+        "write a Gazebo world and the bridge's configuration for a map and robots",
+    ),
     "map": (
         "marlgpt_sim.map_command",
         "convert a map_server map into the grid a robot can drive, with a picture",
