@@ -58,7 +58,7 @@ class Browser:
     def __init__(self, hub: Hub, socket: web.WebSocketResponse, request: web.Request) -> None:
         self._hub, self._socket, self._request = hub, socket, request
         self.address = request.remote or "?"
-        self._seen = dict.fromkeys(PARTS, 0)
+        self._seen = dict.fromkeys(PARTS, -1)
         self._frame_seen = 0
         self._texts: deque[str] = deque(maxlen=MOST_TEXTS)
         self._wake = asyncio.Event()

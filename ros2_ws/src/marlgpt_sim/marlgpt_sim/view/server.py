@@ -104,9 +104,11 @@ class ViewServer:
             ) from None
 
     async def _start(self) -> None:
-        runner = web.AppRunner(make_app(self.hub), access_log=None, handle_signals=False)
+        runner = web.AppRunner(
+            make_app(self.hub), access_log=None, handle_signals=False, shutdown_timeout=1.0
+        )
         await runner.setup()
-        site = web.TCPSite(runner, self._access.host, self._port, shutdown_timeout=1.0)
+        site = web.TCPSite(runner, self._access.host, self._port)
         try:
             await site.start()
         except OSError:

@@ -398,10 +398,15 @@ export class Scene {
     pen.textAlign = "center";
     pen.textBaseline = "bottom";
     pen.fillStyle = this.colours.label;
+    pen.strokeStyle = this.colours.floor;
+    pen.lineWidth = 3;
+    pen.lineJoin = "round";
     poses.forEach((pose, i) => {
       if (!pose || !(all || this.names[i] === this.selected)) return;
       const [x, y] = this.toScreen(pose.x, pose.y);
-      pen.fillText(this.names[i], x, y - Math.max(3, this.radius(i) * this.view.scale) - 3);
+      const top = y - Math.max(3, this.radius(i) * this.view.scale) - 3;
+      pen.strokeText(this.names[i], x, top); // a rim, readable on walls
+      pen.fillText(this.names[i], x, top);
     });
   }
 }
