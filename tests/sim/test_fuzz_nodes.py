@@ -317,9 +317,9 @@ def bag_bytes(tmp_path_factory):
         bag.add_topic(topic, kind, [TopicSpec(topic, kind).qos()])
         for k in range(3):
             bag.write(topic, kind, bytes(40), k + 1)
-    torn = (path / "bag.mcap").read_bytes()
+    torn = (path / "bag_0.mcap").read_bytes()
     bag.close()
-    return torn, (path / "bag.mcap").read_bytes()
+    return torn, (path / "bag_0.mcap").read_bytes()
 
 
 @fuzz(150)

@@ -96,7 +96,7 @@ def test_recover_torn_file(tmp_path: Path, lost: int) -> None:
     bag.add_topic("/point", "geometry_msgs/msg/Point", [TopicSpec("p", "geometry_msgs/msg/Point").qos()])
     for stamp, data in messages:
         bag.write("/point", "geometry_msgs/msg/Point", data, stamp)
-    written = (tmp_path / "bag" / "bag.mcap").read_bytes()  # on disk although the bag is still open
+    written = (tmp_path / "bag" / "bag_0.mcap").read_bytes()  # on disk although the bag is still open
     torn = tmp_path / "torn.mcap"
     torn.write_bytes(written[: len(written) - lost])
     bag.close()
@@ -106,7 +106,7 @@ def test_recover_torn_file(tmp_path: Path, lost: int) -> None:
     assert len(messages) - count <= (lost + 79) // 80
     with Reader(tmp_path / "whole") as whole:
         assert len(whole.connections[0].ext.offered_qos_profiles) == 1
-    assert recover(tmp_path / "bag" / "bag.mcap", tmp_path / "again") == len(messages)
+    assert recover(tmp_path / "bag" / "bag_0.mcap", tmp_path / "again") == len(messages)
 
 
 def test_recover_refuses_a_foreign_file(tmp_path: Path) -> None:
@@ -217,7 +217,151 @@ def test_node_survives_signals(ros, tmp_path: Path, how: signal.Signals) -> None
     if how == signal.SIGTERM:
         assert code == 0
     else:
-        assert recover(bag / "bag.mcap", tmp_path / "whole") == 40
+        assert recover(bag / "bag_0.mcap", tmp_path / "whole") == 40
         bag = tmp_path / "whole"
     texts = [data for _, data in stored(bag)["/chatter"]]
     assert len(texts) == 40 and b"message 39" in texts[-1]
+
+
+# Parts, crashes, full disks ------------------------------------------------------------------------------
+
+STRING = "std_msgs/msg/String"
+LATCHED = TopicSpec("/map", STRING, latched=True, depth=1)
+
+
+def text(content: str) -> bytes:
+    """A serialized string, made without ROS."""
+    types = load_types([])
+    return bytes(types.serialize_cdr(types.types[STRING](data=content), STRING))
+
+
+@pytest.mark.parametrize("limits", [{"max_size": 1200}, {"max_duration": 10.0}])
+def test_parts_stand_alone(tmp_path: Path, limits: dict) -> None:
+    """A bag is split by size or by time; each part begins with the latched messages, the whole reads as one."""
+    with BagWriter(tmp_path / "bag", **limits) as bag:
+        bag.add_topic("/map", STRING, [LATCHED.qos()])
+        bag.add_topic("/point", "geometry_msgs/msg/Point", [])
+        bag.write("/map", STRING, text("old map"), 1)
+        bag.write("/map", STRING, text("map"), 2)
+        for i in range(200):
+            bag.write("/point", "geometry_msgs/msg/Point", sample(float(i)), 10 + i * 10**9 // 4)
+    names = [path.name for path in bag.parts]
+    assert names == [f"bag_{k}.mcap" for k in range(len(names))] and len(names) >= 4
+    assert sorted(path.name for path in (tmp_path / "bag").iterdir()) == sorted([*names, "metadata.yaml"])
+    whole = stored(tmp_path / "bag")
+    assert [data for _, data in whole["/point"]] == [sample(float(i)) for i in range(200)]
+    with Reader(tmp_path / "bag") as reader:
+        assert reader.message_count == 202 + len(names) - 1
+        assert [Path(entry["path"]).name for entry in reader.storage.files] == names
+    for k, path in enumerate(bag.parts):
+        part = stored(path)
+        assert len(part["/map"]) == (2 if k == 0 else 1) and part["/map"][-1][1] == text("map")
+        if k:
+            assert part["/map"][0][0] == part["/point"][0][0]  # stamped as what follows it
+
+
+def test_transforms_of_all_senders_are_repeated(tmp_path: Path) -> None:
+    """/tf_static has many senders, each with a message of its own."""
+    kind = "tf2_msgs/msg/TFMessage"
+    types = load_types([])
+    with BagWriter(tmp_path / "bag", max_duration=1.0) as bag:
+        bag.add_topic("/tf_static", kind, [LATCHED.qos()])
+        bag.add_topic("/a", STRING, [])
+        header = types.types["std_msgs/msg/Header"](
+            stamp=types.types["builtin_interfaces/msg/Time"](sec=0, nanosec=0), frame_id="map"
+        )
+        zero = types.types["geometry_msgs/msg/Vector3"](x=0.0, y=0.0, z=0.0)
+        turn = types.types["geometry_msgs/msg/Quaternion"](x=0.0, y=0.0, z=0.0, w=1.0)
+        sent = []
+        for child in ("a/odom", "b/odom", "a/odom"):
+            one = types.types["geometry_msgs/msg/TransformStamped"](
+                header=header, child_frame_id=child,
+                transform=types.types["geometry_msgs/msg/Transform"](translation=zero, rotation=turn),
+            )  # fmt: skip
+            sent.append(bytes(types.serialize_cdr(types.types[kind](transforms=[one]), kind)))
+            bag.write("/tf_static", kind, sent[-1], 1)
+        bag.write("/a", STRING, text("late"), 5 * 10**9)
+    assert {data for _, data in stored(bag.parts[1])["/tf_static"]} == set(sent)
+
+
+def test_silence_is_flushed_too(tmp_path: Path) -> None:
+    """The last message is on disk within the period although nothing follows it."""
+    bag = BagWriter(tmp_path / "bag", flush_period=0.1)
+    bag.add_topic("/a", STRING, [])
+    bag.write("/a", STRING, text("the last one"), 1)
+    deadline = time.monotonic() + 20
+    while b"the last one" not in (tmp_path / "bag" / "bag_0.mcap").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    bag.close()
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    """Where no more can be written the error names the bag and what to do; what was written can be recovered."""
+    code = f"""
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # files cannot grow beyond that, like a full disk
+from marlgpt_sim.recorder import BagWriter
+bag = BagWriter({str(tmp_path / "bag")!r}, flush_period=0.0)
+bag.add_topic("/a", "std_msgs/msg/String", [])
+try:
+    for k in range(1000):
+        bag.write("/a", "std_msgs/msg/String", bytes(1000), k + 1)
+except OSError as error:
+    print("ERROR", error)
+bag.close()
+print("CLOSED", bag.closed, bag.failure is not None)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert f"cannot write to bag {tmp_path / 'bag'}" in done.stdout and "free space" in done.stdout, (
+        done.stderr
+    )
+    assert "CLOSED True True" in done.stdout
+    assert 200 < recover(tmp_path / "bag" / "bag_0.mcap", tmp_path / "whole") < 300
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write to bag .*another folder"):
+        BagWriter(tmp_path / "file" / "bag")
+    with pytest.raises(ValueError, match="below zero"):
+        BagWriter(tmp_path / "bag", max_size=-1)
+
+
+KILLED = """
+import sys, time
+from marlgpt_sim.recorder import BagWriter, load_types
+types = load_types([])
+bag = BagWriter(sys.argv[1], max_duration=1.0)  # with the flush period that is the default
+bag.add_topic("/a", "std_msgs/msg/String", [])
+while True:
+    now = time.time_ns()
+    message = types.types["std_msgs/msg/String"](data=str(now))
+    bag.write("/a", "std_msgs/msg/String", bytes(types.serialize_cdr(message, "std_msgs/msg/String")), now)
+    print(now, flush=True)
+    time.sleep(0.01)
+"""
+
+
+def test_a_crash_loses_the_last_second_at_most(tmp_path: Path) -> None:
+    """SIGKILL at any time: of what was written more than a second before, every message is on disk."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "bag")], stdout=subprocess.PIPE, text=True
+    )
+    written = []
+    while len(written) < 330:
+        written.append(int(process.stdout.readline()))
+    process.kill()
+    rest, _ = process.communicate()
+    written += [int(line) for line in rest.split("\n")[:-1]]
+    parts = sorted((tmp_path / "bag").glob("*.mcap"), key=lambda path: int(path.stem.split("_")[1]))
+    assert len(parts) >= 3
+    kept = []
+    for k, part in enumerate(parts):
+        recover(part, tmp_path / f"whole{k}")
+        kept += [stamp for stamp, _ in stored(tmp_path / f"whole{k}").get("/a", [])]
+    assert kept == sorted(set(kept))
+    assert [stamp for stamp in written if stamp < written[-1] - 10**9] == [
+        stamp for stamp in kept if stamp < written[-1] - 10**9
+    ]

@@ -7,8 +7,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from marlgpt_policy.geometry import yaw_of
-
 from marlgpt_training.bags.reading import BagError, Topic
 
 ODOMETRY, POSE, STAMPED = (
@@ -30,12 +28,15 @@ def plain_frame(frame: str) -> str:
 
 def planar(pose: Any) -> tuple[float, float, float]:
     """x, y in m and yaw in rad of a pose; NaN where its quaternion is none."""
-    q = pose.orientation
-    try:
-        yaw = float(yaw_of((q.x, q.y, q.z, q.w)))
-    except ValueError:
-        yaw = math.nan
-    return float(pose.position.x), float(pose.position.y), yaw
+    return float(pose.position.x), float(pose.position.y), _yaw(pose.orientation)
+
+
+def _yaw(q: Any) -> float:
+    """Yaw of a quaternion in rad, NaN where it is none; as ``geometry.yaw_of``, many times faster for one."""
+    x, y, z, w = q.x, q.y, q.z, q.w
+    if not 0.9 < x * x + y * y + z * z + w * w < 1.1:
+        return math.nan
+    return math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
 
 
 @dataclass
@@ -48,12 +49,9 @@ class Transforms:
         """Take a ``tf2_msgs/TFMessage``; transforms that are not finite are left out."""
         for one in message.transforms:
             q, t = one.transform.rotation, one.transform.translation
-            try:
-                yaw = float(yaw_of((q.x, q.y, q.z, q.w)))
-            except ValueError:
-                continue
+            yaw = _yaw(q)
             child, parent = plain_frame(one.child_frame_id), plain_frame(one.header.frame_id)
-            if child != parent and math.isfinite(t.x) and math.isfinite(t.y):
+            if child != parent and math.isfinite(t.x + t.y + yaw):
                 self.parents[child] = parent, float(t.x), float(t.y), yaw
 
     def find(self, frame: str, target: str) -> tuple[float, float, float] | None:

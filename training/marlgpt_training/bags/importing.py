@@ -1,4 +1,4 @@
-"""The ``marlgpt import-bag`` command: bags of driving fleets into a trajectory store, with a report on their quality."""
+"""The ``marlgpt import-bag`` command: bags of driving fleets into a trajectory store, with a report."""
 
 from __future__ import annotations
 

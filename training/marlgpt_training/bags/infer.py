@@ -164,7 +164,7 @@ class Inference:
         return found
 
     def _waits(self, robot: int, visit: Visit, goal: tuple[int, int]) -> Iterator[tuple]:
-        waits = int(visit.still / self.step + 0.5)
+        waits = int(visit.still / self.step)
         if not waits:
             return
         every = visit.still / waits

@@ -20,7 +20,8 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:0;background:#f6f7f9;color:#20242b}
 main{max-width:1080px;margin:0 auto;padding:24px 16px}
 section{background:#fff;border:1px solid #dfe3e8;border-radius:8px;padding:16px 20px;margin:16px 0}
-h1{font-size:24px;margin:8px 0}h2{font-size:19px;margin:4px 0;overflow-wrap:anywhere}h3{font-size:15px;margin:18px 0 4px}
+h1{font-size:24px;margin:8px 0}h2{font-size:19px;margin:4px 0;overflow-wrap:anywhere}
+h3{font-size:15px;margin:18px 0 4px}
 .cards{display:flex;flex-wrap:wrap;gap:8px;margin:12px 0}
 .card{border:1px solid #dfe3e8;border-radius:6px;padding:8px 14px;min-width:96px}
 .card b{display:block;font-size:20px}.card span{color:#5b6470;font-size:13px}

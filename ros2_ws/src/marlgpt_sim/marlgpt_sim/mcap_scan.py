@@ -127,6 +127,8 @@ class _State:
                 if channel is None:
                     raise ValueError(f"a message of channel {number}, which was not announced")
                 return channel, stamp, bytes(body[22:])
+            if opcode == _CHUNK:
+                raise ValueError("a chunk within a chunk")
             if opcode == _SCHEMA:
                 (number,) = struct.unpack_from("<H", body)
                 name, encoding, text = _strings(body, 2, 3)

@@ -1,23 +1,24 @@
 """Write serialized ROS messages to an MCAP bag, without ROS.
 
-A bag is a folder with one ``.mcap`` file and a ``metadata.yaml``, as ``ros2 bag record -s mcap`` writes it:
+A bag is a folder with ``.mcap`` files and a ``metadata.yaml``, as ``ros2 bag record -s mcap`` writes it:
 ``ros2 bag`` and Foxglove open it. Messages arrive as the CDR bytes that crossed the wire and are stored
 unchanged. `marlgpt_sim.nodes.recorder` feeds this writer from subscriptions.
 
-Whole chunks are forced to disk every few seconds, so a killed process loses at most that much; `recover`
-turns what it left into a complete bag.
+A thread forces what was written to disk every half second, whether or not more messages come, so a killed process
+loses at most that much; `recover` turns what it left into a complete bag, and `marlgpt import-bag` reads it as it is.
 """
 
 from __future__ import annotations
 
 import os
-import struct
+import shutil
 import threading
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from rosbags.interfaces import (
     Connection,
     Qos,
@@ -31,6 +32,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.metadata import parse_qos
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
+
+from marlgpt_sim.mcap_scan import Channel, Damage, scan
 
 _BAG_VERSION = 9
 _FOREVER = QosTime(9223372036, 854775807)  # how rmw writes "no deadline": 2**63 - 1 nanoseconds
@@ -117,38 +120,62 @@ def load_types(packages: Iterable[str]) -> Typestore:
 class BagWriter:
     """An MCAP bag that is open for writing; a context manager that closes it.
 
-    Thread safe. The bag folder is created when the writer is.
+    Thread safe. The bag folder is created when the writer is. With a limit of size or time the bag is split as
+    ``ros2 bag record`` splits it: ``<name>_0.mcap``, ``<name>_1.mcap``, ... in one folder. Each part stands alone: it
+    begins with the last message of every latched topic.
 
     Args:
         path: Folder of the bag; must not exist.
         packages: Packages of the message types to come, other than those of ROS itself.
-        flush_period: Age of the oldest message in memory at which the next one sends all of them to disk
-            [s, wall time]; call `flush` where messages may stop coming. Zero writes every message at once.
+        flush_period: Seconds (wall time) between two times that all messages are forced to disk; zero does so
+            after every message.
+        max_size: Bytes of messages after which the next part begins; zero for no limit.
+        max_duration: Seconds between the stamps of the first and the last message of a part; zero for no limit.
 
     Raises:
         FileExistsError: `path` exists already.
         FileNotFoundError: The ``.msg`` files of a package are missing.
+        OSError: The folder cannot be made.
     """
 
-    def __init__(self, path: str | Path, packages: Iterable[str] = (), flush_period: float = 2.0) -> None:
-        """Create the folder and open the file in it."""
+    def __init__(
+        self,
+        path: str | Path,
+        packages: Iterable[str] = (),
+        flush_period: float = 0.5,
+        max_size: int = 0,
+        max_duration: float = 0.0,
+    ) -> None:
+        """Create the folder and open the first file in it."""
         self.path = Path(path)
         if self.path.exists():
             raise FileExistsError(f"bag {self.path} exists already: choose another name or remove it")
+        if flush_period < 0 or max_size < 0 or max_duration < 0:
+            raise ValueError("flush_period, max_size and max_duration of a bag must not be below zero")
         self.types = load_types(packages)
-        self.flush_period = flush_period
+        self.flush_period, self.max_size, self.max_duration = flush_period, max_size, max_duration
         self.messages = 0
+        self.parts: list[Path] = []
+        self.failure: OSError | None = None
         self._lock = threading.Lock()
-        self._connections: dict[tuple[str, str], Connection] = {}
-        self._flushed = time.monotonic()
-        self._bag = Writer(self.path, version=_BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
-        self._bag.open()
-        self._flush()  # the file is an MCAP file from now on
+        self._topics: dict[tuple[str, str], list[Qos]] = {}
+        self._latched: dict[tuple[str, str], list[bytes]] = {}
+        self._finished: list[dict] = []
+        self._bag: Writer | None = None
+        try:
+            self.path.mkdir(parents=True)
+            self._open_part()
+        except OSError as error:
+            raise self._explained(error) from error
+        self._ended = threading.Event()
+        self._flusher = threading.Thread(target=self._keep_flushing, name="bag flusher", daemon=True)
+        if flush_period:
+            self._flusher.start()
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._bag.storage is None
+        """Whether the bag was closed, or nothing can be written to it any more."""
+        return self._bag is None
 
     def add_topic(self, name: str, type: str, qos: list[Qos]) -> None:
         """Announce a topic; a second announcement of the same name and type changes nothing.
@@ -156,18 +183,20 @@ class BagWriter:
         Args:
             name: Absolute topic name.
             type: Message type, ``package/msg/Name``.
-            qos: Profiles offered by its publishers, so that a replay can offer the same.
+            qos: Profiles offered by its publishers, so that a replay can offer the same. A topic that one of them
+                offers as transient local is latched: every part of the bag begins with its last message.
 
         Raises:
             KeyError: The type is unknown.
         """
         with self._lock:
-            if (name, type) in self._connections or self.closed:
+            if (name, type) in self._topics or self.closed:
                 return
             self.learn(type)
-            self._connections[name, type] = self._bag.add_connection(
-                name, type, typestore=self.types, offered_qos_profiles=qos
-            )
+            self._topics[name, type] = qos
+            if any(profile.durability == QosDurability.TRANSIENT_LOCAL for profile in qos):
+                self._latched[name, type] = []
+            self._announce(name, type, qos)
 
     def learn(self, type: str) -> None:
         """Make sure that a message type is known.
@@ -192,31 +221,68 @@ class BagWriter:
 
         Raises:
             KeyError: The topic was not announced.
+            OSError: The disk is full or the file gone; the bag takes no more messages. Also raised for what the
+                flushing thread ran into before.
+        """
+        with self._lock:
+            if self.failure is not None:
+                raise self.failure
+            if self.closed:
+                return
+            if (name, type) not in self._topics:
+                raise KeyError(f"topic {name!r} of type {type!r} was not announced to the bag")
+            try:
+                self._rotate(stamp)
+                self._put(name, type, data, stamp)
+                self.messages += 1
+                if (name, type) in self._latched:
+                    self._latch(name, type, data)
+                if not self.flush_period:
+                    os.fsync(self._to_kernel())
+            except OSError as error:
+                self._fail(error)
+                raise self.failure from error
+
+    def flush(self) -> None:
+        """Force everything written so far to disk.
+
+        Raises:
+            OSError: The disk is full or the file gone; the bag takes no more messages.
         """
         with self._lock:
             if self.closed:
                 return
-            self._bag.write(self._connections[name, type], stamp, data)
-            self.messages += 1
-            if time.monotonic() - self._flushed >= self.flush_period:
-                self._flush()
-
-    def flush(self) -> None:
-        """Force everything written so far to disk."""
-        with self._lock:
-            if not self.closed:
-                self._flush()
+            try:
+                number = os.dup(self._to_kernel())
+            except OSError as error:
+                self._fail(error)
+                raise self.failure from error
+        try:
+            os.fsync(number)  # takes as long as the disk does; others may write meanwhile
+        except OSError as error:
+            with self._lock:
+                self._fail(error)
+            raise self.failure from error
+        finally:
+            os.close(number)
 
     def close(self) -> None:
-        """Write index and metadata and close the file; more calls do nothing."""
+        """Write index and metadata and close the file; more calls do nothing.
+
+        Raises:
+            OSError: The disk is full; what was written before can be recovered.
+        """
+        self._ended.set()
+        if self._flusher.is_alive() and self._flusher is not threading.current_thread():
+            self._flusher.join()
         with self._lock:
             if self.closed:
                 return
-            if not self.messages:  # the bounds of an empty bag would be 2**63 - 1 and make readers overflow
-                self._bag.min_timestamp = 0
-                storage = self._bag.storage
-                storage.message_start_time = storage.chunk.message_start_time = 0
-            self._bag.close()
+            try:
+                self._close_part()
+            except OSError as error:
+                self._fail(error)
+                raise self.failure from error
 
     def __enter__(self) -> BagWriter:
         """Return the open writer."""
@@ -226,105 +292,185 @@ class BagWriter:
         """Close the bag, also after an error: what was recorded until then is worth keeping."""
         self.close()
 
-    def _flush(self) -> None:
+    # Parts ----------------------------------------------------------------------------------------------
+
+    def _open_part(self) -> None:
+        name = f"{self.path.name}_{len(self.parts)}"
+        # The writer makes a folder of its own for every file; the file moves to its siblings while it is open.
+        folder = self.path / name
+        self._bag = Writer(folder, version=_BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
+        self._bag.open()
+        target = self.path / f"{name}.mcap"
+        self._bag.storage.path.rename(target)
+        folder.rmdir()
+        self._bag.storage.path, self._bag.metapath = target, self.path / f".{name}.yaml"
+        self.parts.append(target)
+        self._connections: dict[tuple[str, str], Connection] = {}
+        self._size, self._first = 0, None
+        for (topic, type), qos in self._topics.items():
+            self._announce(topic, type, qos)
+        os.fsync(self._to_kernel())  # the file is an MCAP file from now on
+
+    def _close_part(self) -> None:
+        bag = self._bag
+        if not sum(
+            bag.counts.values()
+        ):  # the bounds of an empty bag would be 2**63 - 1 and make readers overflow
+            bag.min_timestamp = 0
+            storage = bag.storage
+            storage.message_start_time = storage.chunk.message_start_time = 0
+        bag.close()
+        self._bag = None
+        with open(self.parts[-1], "rb") as file:
+            os.fsync(file.fileno())
+        self._finished.append(yaml.safe_load(bag.metapath.read_text(encoding="utf-8")))
+        bag.metapath.unlink()
+        self._write_metadata()
+
+    def _write_metadata(self) -> None:
+        """``metadata.yaml`` of all parts that are finished."""
+        parts = [part["rosbag2_bagfile_information"] for part in self._finished]
+        whole = dict(parts[0])
+        filled = [part for part in parts if part["message_count"]] or parts[:1]
+        begin = min(part["starting_time"]["nanoseconds_since_epoch"] for part in filled)
+        end = max(
+            part["starting_time"]["nanoseconds_since_epoch"] + part["duration"]["nanoseconds"]
+            for part in filled
+        )
+        whole["starting_time"] = {"nanoseconds_since_epoch": begin}
+        whole["duration"] = {"nanoseconds": end - begin}
+        whole["message_count"] = sum(part["message_count"] for part in parts)
+        for name in ("relative_file_paths", "files"):
+            whole[name] = [entry for part in parts for entry in part[name]]
+        topics: dict[tuple, dict] = {}
+        for topic in (topic for part in parts for topic in part["topics_with_message_count"]):
+            key = topic["topic_metadata"]["name"], topic["topic_metadata"]["type"]
+            entry = topics.setdefault(key, {**topic, "message_count": 0})
+            entry["message_count"] += topic["message_count"]
+        whole["topics_with_message_count"] = list(topics.values())
+        temporary = self.path / ".metadata.yaml"
+        text = yaml.safe_dump({"rosbag2_bagfile_information": whole}, sort_keys=False)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.path / "metadata.yaml")
+
+    def _rotate(self, stamp: int) -> None:
+        """Begin the next part if this one is full."""
+        if self._first is None:
+            self._first = stamp
+        full = self.max_size and self._size >= self.max_size
+        old = self.max_duration and stamp - self._first >= self.max_duration * 1e9
+        if not (full or old):
+            return
+        self._close_part()
+        self._open_part()
+        self._first = stamp
+        for (name, type), last in self._latched.items():
+            for data in last:
+                self._put(name, type, data, stamp)
+        self._size = 0  # however large a map is, a part holds more than that
+
+    def _announce(self, name: str, type: str, qos: list[Qos]) -> None:
+        self._connections[name, type] = self._bag.add_connection(
+            name, type, typestore=self.types, offered_qos_profiles=qos
+        )
+
+    def _put(self, name: str, type: str, data: bytes, stamp: int) -> None:
+        self._bag.write(self._connections[name, type], stamp, data)
+        self._size += len(data)
+
+    def _latch(self, name: str, type: str, data: bytes) -> None:
+        """Remember the last message of a latched topic; of transforms all, since each sender sends its own."""
+        kept = self._latched[name, type]
+        if type != _TRANSFORMS:
+            kept.clear()
+        if data in kept:
+            kept.remove(data)
+        kept.append(data)
+        del kept[:-_MOST_TRANSFORMS]
+
+    # Disk -----------------------------------------------------------------------------------------------
+
+    def _to_kernel(self) -> int:
+        """Hand all messages to the kernel, which a killed process does not take with it; the file's number."""
         storage = self._bag.storage
         if storage.chunk.bio.tell():
             storage.close_chunk()
         storage.bio.flush()
-        os.fsync(storage.bio.fileno())
-        self._flushed = time.monotonic()
+        return storage.bio.fileno()
+
+    def _keep_flushing(self) -> None:
+        while not self._ended.wait(self.flush_period):
+            try:
+                self.flush()
+            except OSError:
+                return  # the next message, or whoever looks at `failure`, hears of it
+
+    def _fail(self, error: OSError) -> None:
+        """Give the bag up; what is on disk stays."""
+        if self.failure is None:
+            self.failure = self._explained(error)
+        bag, self._bag = self._bag, None
+        if bag is not None and bag.storage is not None:
+            with suppress(OSError):
+                bag.storage.bio.close()
+        self._ended.set()
+
+    def _explained(self, error: OSError) -> OSError:
+        return OSError(
+            error.errno,
+            f"cannot write to bag {self.path}: {error.strerror or error}; free space, or record to another folder",
+        )
+
+
+_TRANSFORMS = "tf2_msgs/msg/TFMessage"
+_MOST_TRANSFORMS = 100
 
 
 def recover(broken: str | Path, target: str | Path) -> int:
     """Copy every whole message of an MCAP file, finished or torn, into a new bag.
 
-    A process that was killed leaves a file without index and a folder without ``metadata.yaml``, which few
-    readers open. Only uncompressed chunks are read: the kind that `BagWriter` writes.
+    A process that was killed leaves a file without index, which few readers open.
 
     Args:
-        broken: The ``.mcap`` file.
+        broken: The ``.mcap`` file; its chunks may be compressed.
         target: Folder of the new bag; must not exist.
 
     Returns:
         Messages recovered [count].
 
     Raises:
-        ValueError: `broken` is not an MCAP file, holds a compressed chunk, or is damaged; the messages before stay.
+        ValueError: `broken` is not an MCAP file, or so damaged that no message is left.
         FileExistsError: `target` exists already.
     """
-    content = memoryview(Path(broken).read_bytes())
-    if bytes(content[:5]) != b"\x89MCAP":
-        raise ValueError(f"{broken} is not an MCAP file")
-    with BagWriter(target) as bag:
+    damage = Damage()
+    with BagWriter(target, flush_period=60.0) as bag:
         try:
-            _copy(_records(content[8:], broken), bag)
-        except Exception as error:  # damaged records can fail in many ways
-            raise ValueError(
-                f"{broken}: cannot be read beyond its first {bag.messages} messages, which are in {target}: {error!r}"
-            ) from error
-        return bag.messages
+            with open(broken, "rb") as file:
+                _copy(scan(file, damage), bag, damage)
+        except ValueError as error:
+            damage.note(str(error))
+    if not bag.messages and damage.reasons:
+        shutil.rmtree(target)
+        raise ValueError(f"{broken}: no message can be read: {'; '.join(damage.reasons[:3])}")
+    return bag.messages
 
 
-def _copy(records: Iterator[tuple[int, memoryview]], bag: BagWriter) -> None:
-    """Write the messages among the records of a file to ``bag``."""
-    types: dict[int, str] = {}
-    topics: dict[int, tuple[str, str]] = {}
-    for opcode, body in records:
-        if opcode == _SCHEMA:
-            (number,) = struct.unpack_from("<H", body)
-            name, encoding, text = _strings(body, 2, 3)
-            if encoding != "ros2msg":
-                raise ValueError(f"{name!r} is defined in {encoding!r}, not in 'ros2msg'")
-            new = get_types_from_msg(text, name)
-            bag.types.register({key: value for key, value in new.items() if key not in bag.types.types})
-            types[number] = name
-        elif opcode == _CHANNEL:
-            number, schema = struct.unpack_from("<HH", body)
-            topic, _, profiles = _strings(body, 4, 2) + [_profiles(body)]
-            bag.add_topic(topic, types[schema], profiles)
-            topics[number] = topic, types[schema]
-        elif opcode == _MESSAGE:
-            number, _, stamp, _ = struct.unpack_from("<HIQQ", body)
-            bag.write(*topics[number], bytes(body[22:]), stamp)
-
-
-_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK = 0x03, 0x04, 0x05, 0x06  # opcodes of the MCAP specification, version 0
-
-
-def _records(data: memoryview, path: str | Path) -> Iterator[tuple[int, memoryview]]:
-    """Opcode and body of every whole record, those inside chunks too; stops where the file was torn."""
-    start = 0
-    while start + 9 <= len(data):
-        opcode, length = struct.unpack_from("<BQ", data, start)
-        end = start + 9 + length
-        body = data[start + 9 : end]  # shorter than `length` where the file was torn
-        if opcode == _CHUNK:
-            if len(body) < 40:
-                return
-            (name,) = _strings(body, 28, 1)
-            if name:
-                raise ValueError(f"{path}: a chunk is compressed with {name!r}; decompress the file first")
-            yield from _records(body[40:], path)
-        elif len(body) == length:
-            yield opcode, body
-        start = end
-
-
-def _strings(body: memoryview, start: int, count: int) -> list[str]:
-    """Consecutive length-prefixed strings."""
-    found = []
-    for _ in range(count):
-        (length,) = struct.unpack_from("<I", body, start)
-        found.append(str(body[start + 4 : start + 4 + length], "utf-8"))
-        start += 4 + length
-    return found
-
-
-def _profiles(channel: memoryview) -> list[Qos]:
-    """Offered profiles of a channel record."""
-    topic, encoding = _strings(channel, 4, 2)
-    start = 4 + 4 + len(topic.encode()) + 4 + len(encoding.encode()) + 4
-    if start >= len(channel):
-        return []
-    key, text = _strings(channel, start, 2)
-    return parse_qos(text) if key == "offered_qos_profiles" else []
+def _copy(messages: Iterable[tuple[Channel, int, bytes]], bag: BagWriter, damage: Damage) -> None:
+    """Write the messages of a file to ``bag``, except those of topics whose definitions are damaged."""
+    known: dict[Channel, bool] = {}
+    for channel, stamp, data in messages:
+        if channel not in known:
+            try:
+                if channel.encoding != "ros2msg":
+                    raise ValueError(f"{channel.type!r} is defined in {channel.encoding!r}, not in 'ros2msg'")
+                new = get_types_from_msg(channel.definition, channel.type)
+                bag.types.register({key: value for key, value in new.items() if key not in bag.types.types})
+                bag.add_topic(
+                    channel.topic, channel.type, parse_qos(channel.profiles) if channel.profiles else []
+                )
+                known[channel] = True
+            except Exception as error:  # damaged definitions can fail in many ways
+                damage.note(f"topic {channel.topic!r} is lost: {error!r}")
+                known[channel] = False
+        if known[channel] and stamp < 2**63:
+            bag.write(channel.topic, channel.type, data, stamp)

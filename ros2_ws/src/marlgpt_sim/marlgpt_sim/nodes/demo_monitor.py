@@ -35,6 +35,7 @@ def topics(names: list[str], everything: bool) -> list[TopicSpec]:
     """What the bag holds."""
     found = [
         TopicSpec("map", "nav_msgs/msg/OccupancyGrid", latched=True, depth=1),
+        TopicSpec("fleet/grid", "marlgpt_msgs/msg/Grid", latched=True, depth=1),
         TopicSpec("fleet/state", "marlgpt_msgs/msg/FleetState"),
         TopicSpec("fleet/decisions", "marlgpt_msgs/msg/FleetDecision"),
         TopicSpec("fleet/markers", "visualization_msgs/msg/MarkerArray"),

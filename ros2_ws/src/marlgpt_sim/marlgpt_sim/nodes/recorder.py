@@ -5,25 +5,27 @@
 - ``output`` (string): folder of the bag; must not exist.
 - ``topics`` (string array): names of the topics to record, relative or absolute; empty records every topic.
 - ``flush_period`` (double) [s]: longest time that a message stays in memory only.
+- ``max_size`` (integer) [bytes], ``max_duration`` (double) [s]: after which the next file of the bag begins; 0: never.
 
-It subscribes to whatever the named topics turn out to be, as their publishers appear.
+It subscribes to whatever the named topics turn out to be, as their publishers appear. Where the bag cannot be written
+any more (no space left), it says so and ends with exit status 1.
 """
 
 from __future__ import annotations
 
 import importlib
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import rclpy
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.timer import Timer
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
 from ..recorder import BagWriter, TopicSpec
@@ -43,37 +45,59 @@ class BagRecorder:
         path: Folder of the bag; must not exist.
         topics: What to record; more can follow with `add`.
         flush_period: Longest time that a message stays in memory only [s, wall time].
+        max_size: Bytes of messages after which the next file of the bag begins; zero for no limit.
+        max_duration: Seconds of messages in one file; zero for no limit.
+
+    Attributes:
+        failure: Why the bag takes no more messages (no space left); None as long as it does.
 
     Raises:
         FileExistsError: `path` exists already.
+        OSError: The folder cannot be made.
         FileNotFoundError: The ``.msg`` files of a package are missing.
         ModuleNotFoundError: The Python messages of a package are missing.
         KeyError: A message type is unknown.
     """
 
     def __init__(
-        self, node: Node, path: str | Path, topics: Sequence[TopicSpec], flush_period: float = 2.0
+        self,
+        node: Node,
+        path: str | Path,
+        topics: Sequence[TopicSpec],
+        flush_period: float = 0.5,
+        max_size: int = 0,
+        max_duration: float = 0.0,
     ) -> None:
         """Open the bag and subscribe."""
         self._node = node
         self._subscriptions: dict[str, object] = {}
         self._announced: set[str] = set()
         self._specs: dict[str, TopicSpec] = {}
-        self._timer: Timer | None = None
-        self._writer = BagWriter(path, {topic.type.split("/")[0] for topic in topics}, flush_period)
+        self._writer = BagWriter(
+            path, {topic.type.split("/")[0] for topic in topics}, flush_period, max_size, max_duration
+        )
+        self._logged = False
         try:
             for topic in topics:
                 self.add(topic)
         except Exception:
             self.close()
             raise
-        # The writer itself looks at its clock only when a message comes.
-        self._timer = node.create_timer(max(flush_period, 0.1), self._writer.flush, clock=_steady_clock())
 
     @property
     def path(self) -> Path:
         """Folder of the bag."""
         return self._writer.path
+
+    @property
+    def parts(self) -> list[Path]:
+        """Files of the bag so far."""
+        return self._writer.parts
+
+    @property
+    def failure(self) -> OSError | None:
+        """Why nothing is recorded any more."""
+        return self._writer.failure
 
     @property
     def messages(self) -> int:
@@ -101,9 +125,6 @@ class BagRecorder:
 
     def close(self) -> None:
         """Unsubscribe, list the silent topics too, and complete the bag; more calls do nothing."""
-        if self._timer is not None:
-            self._node.destroy_timer(self._timer)
-            self._timer = None
         for subscription in self._subscriptions.values():
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
@@ -126,7 +147,12 @@ class BagRecorder:
             offered = [_stored(info.qos_profile) for info in self._node.get_publishers_info_by_topic(name)]
             self._writer.add_topic(name, topic.type, offered or [topic.qos()])
             self._announced.add(name)
-        self._writer.write(name, topic.type, data, stamp)
+        try:
+            self._writer.write(name, topic.type, data, stamp)
+        except OSError as error:
+            if not self._logged:
+                self._logged = True
+                self._node.get_logger().error(f"recording has ended: {error}")
 
 
 class RecorderNode(Node):
@@ -151,10 +177,28 @@ class RecorderNode(Node):
         ).value
         period = self.declare_parameter(
             "flush_period",
-            2.0,
+            0.5,
             described(
                 description="longest time that a message stays in memory only [s]",
                 floating_point_range=[FloatingPointRange(from_value=0.0, to_value=60.0)],
+                read_only=True,
+            ),
+        ).value
+        size = self.declare_parameter(
+            "max_size",
+            0,
+            described(
+                description="bytes of messages after which the next file begins; 0: no limit",
+                integer_range=[IntegerRange(from_value=0, to_value=2**62, step=1)],
+                read_only=True,
+            ),
+        ).value
+        duration = self.declare_parameter(
+            "max_duration",
+            0.0,
+            described(
+                description="seconds of messages in one file; 0: no limit",
+                floating_point_range=[FloatingPointRange(from_value=0.0, to_value=1e9)],
                 read_only=True,
             ),
         ).value
@@ -162,12 +206,18 @@ class RecorderNode(Node):
             raise ValueError("parameter 'output' is empty: set it to the folder of the bag")
         self._wanted = {self.resolve_topic_name(name) for name in self._wanted or () if name}
         self._unusable: set[str] = set()
-        self.recorder = BagRecorder(self, output, [], period)
+        self.recorder = BagRecorder(self, output, [], period, size, duration)
         self.get_logger().info(f"recording to {output}")
         self.create_timer(_DISCOVERY_PERIOD, self._discover, clock=_steady_clock())
 
     def _discover(self) -> None:
-        """Subscribe to the wanted topics that have a publisher, in the way its publishers offer."""
+        """Subscribe to the wanted topics that have a publisher, in the way its publishers offer.
+
+        Raises:
+            OSError: Nothing can be recorded any more.
+        """
+        if self.recorder.failure is not None:
+            raise self.recorder.failure
         for name, types in self.get_topic_names_and_types():
             if name in self._unusable or not self._is_wanted(name):
                 continue
@@ -187,12 +237,24 @@ class RecorderNode(Node):
         return name in self._wanted if self._wanted else "/_" not in name and name not in _UNRECORDED
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run the node until SIGINT or SIGTERM, then complete the bag."""
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM, then complete the bag.
+
+    Returns:
+        0, or 1 if the bag could not be written; the reason is printed.
+    """
     rclpy.init(args=args)
-    node = RecorderNode()
+    try:
+        node = RecorderNode()
+    except (OSError, ValueError) as error:
+        print(f"recorder: {error}", file=sys.stderr, flush=True)
+        rclpy.try_shutdown()
+        return 1
+    failure: OSError | None = None
     try:
         rclpy.spin(node)
+    except OSError as error:
+        failure = error
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except RuntimeError:  # a signal that comes while the executor is not waiting takes the context from it
@@ -201,10 +263,17 @@ def main(args: list[str] | None = None) -> None:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C must not tear the index
             signal.signal(number, signal.SIG_IGN)
-        node.recorder.close()
+        try:
+            node.recorder.close()
+        except OSError as error:
+            failure = error
         print(f"recorded {node.recorder.messages} messages to {node.recorder.path}", flush=True)
         node.destroy_node()
         rclpy.try_shutdown()
+    failure = failure or node.recorder.failure
+    if failure is not None:
+        print(f"recorder: {failure}", file=sys.stderr, flush=True)
+    return 0 if failure is None else 1
 
 
 def _steady_clock() -> Clock:
@@ -232,4 +301,4 @@ def _time(duration: Duration) -> QosTime:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
