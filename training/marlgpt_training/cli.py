@@ -30,6 +30,7 @@ COMMANDS = {
         "marlgpt_sim.gazebo.command",
         "write a Gazebo world and the bridge's configuration for a map and robots",
     ),
+    "robots": ("marlgpt_sim.robots_command", "check a robots file, alone or on a map, with a picture"),
     "map": (
         "marlgpt_sim.map_command",
         "convert a map_server map into the grid a robot can drive, with a picture",

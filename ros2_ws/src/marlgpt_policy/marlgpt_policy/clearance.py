@@ -19,6 +19,11 @@ class DistanceField:
         self._distance = ndimage.distance_transform_edt(~padded)[1:-1, 1:-1] * map.resolution
         self._map = map
 
+    @property
+    def resolution(self) -> float:
+        """Edge of a pixel, m."""
+        return self._map.resolution
+
     def at(self, xy: np.ndarray) -> np.ndarray:
         """Lower bound in m of the distance from points float[..., 2] to the nearest obstacle; 0 outside."""
         resolution = self._map.resolution

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ def draw_grid(
     path: str | Path,
     robots: np.ndarray | None = None,
     goals: np.ndarray | None = None,
+    radii: Sequence[float] | None = None,
+    names: Sequence[str] | None = None,
 ) -> None:
     """Write a PNG of the map, the grid's cells and edges, and optionally robots and their goals.
 
@@ -42,13 +45,18 @@ def draw_grid(
         path: the PNG to write.
         robots: float[n, 2] or float[n, 3], positions (x, y) in m and, if given, yaw in rad; map frame.
         goals: float[m, 2], positions in m, map frame; goal i is joined to robot i by a thin line.
+        radii: of each robot, m; by default all are drawn in the size that fits the cells.
+        names: of each robot, written beside it.
 
     Raises:
-        ValueError: if robots or goals have another shape.
+        ValueError: if robots, goals, radii or names have another shape.
         OSError: if the file cannot be written.
     """
     robots = _points(robots, "robots", (2, 3))
     goals = _points(goals, "goals", (2,))
+    for key, values in (("radii", radii), ("names", names)):
+        if values is not None and len(values) != len(robots):
+            raise ValueError(f"{key} are {len(values)}, robots {len(robots)}")
     height, width = occupancy_map.shape
     crop = _interesting(occupancy_map, grid)
     enlarge = max(1, min(10, LONGEST_SIDE // max(crop[2] - crop[0], crop[3] - crop[1])))
@@ -63,7 +71,9 @@ def draw_grid(
         return flipped * scale - np.array(crop[:2]) * enlarge * smooth
 
     _draw_cells(draw, grid, pixel, scale)
-    _draw_agents(draw, grid, pixel, scale, robots, goals)
+    radii = [0.34 * grid.cell_size] * len(robots) if radii is None else radii
+    _draw_agents(draw, grid, pixel, scale, robots, goals, radii)
+    _draw_names(draw, grid, pixel, scale, robots, radii, names or ())
     if smooth > 1:
         canvas = canvas.resize((canvas.width // smooth, canvas.height // smooth), Image.Resampling.LANCZOS)
     counts = (len(robots), len(goals))
@@ -133,6 +143,7 @@ def _draw_agents(
     scale: float,
     robots: np.ndarray,
     goals: np.ndarray,
+    radii: Sequence[float],
 ) -> None:
     size = 0.34 * grid.cell_size * scale
     line = max(1, round(0.07 * grid.cell_size * scale))
@@ -141,12 +152,26 @@ def _draw_agents(
         draw.line([*start, *end], fill=_mixed(COLOURS["goal"], 0.35), width=max(1, line // 2))
     for middle in goals_at:
         draw.rectangle([*(middle - 0.8 * size), *(middle + 0.8 * size)], outline=COLOURS["goal"], width=line)
-    for robot, middle in zip(robots, robots_at, strict=True):
+    for robot, middle, radius in zip(robots, robots_at, radii, strict=True):
+        size = radius * scale
         box = [*(middle - size), *(middle + size)]
         draw.ellipse(box, fill=COLOURS["robot"], outline=(255, 255, 255), width=max(1, line // 2))
         if len(robot) == 3:
             nose = pixel(robot[:2] + rotate(np.array([size / scale, 0.0]), robot[2]))
             draw.line([*middle, *nose], fill=(255, 255, 255), width=line)
+
+
+def _draw_names(
+    draw: ImageDraw.ImageDraw, grid: NavGrid, pixel, scale: float, robots: np.ndarray, radii: Sequence[float],
+    names: Sequence[str],
+) -> None:  # fmt: skip
+    font = _font(max(12, round(0.35 * grid.cell_size * scale)))
+    for robot, radius, name in zip(robots, radii, names, strict=False):
+        x, y = pixel(robot[:2])
+        x += radius * scale + 0.05 * grid.cell_size * scale
+        back = draw.textbbox((x, y), name, font=font, anchor="lm")
+        draw.rectangle(back, fill=COLOURS["floor"])
+        draw.text((x, y), name, fill=COLOURS["text"], font=font, anchor="lm")
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
