@@ -20,6 +20,7 @@ from marlgpt_sim.gazebo.bridge import TO_ROS, entry_problems
 from marlgpt_sim.gazebo.names import (
     BASE_LINK,
     BODY,
+    CASTERS,
     CLOCK,
     MAP_MODEL,
     is_differential,
@@ -100,6 +101,8 @@ def _robot_problems(model: ET.Element, robot: RobotEntry, map_frame: str) -> lis
     if BASE_LINK not in links:
         return [f"robot '{robot.name}': link '{BASE_LINK}' is missing"]
     collisions = [part.get("name") for part in links[BASE_LINK].findall("collision")]
+    supports = CASTERS[: 2 if is_differential(robot) else 4]
+    found += [f"would tip over without '{name}'" for name in supports if name not in collisions]
     sensor = links[BASE_LINK].find("sensor/contact")
     if sensor is None or sensor.findtext("collision") not in collisions or BODY not in collisions:
         found.append(f"contacts of its collision '{BODY}' are not measured")
@@ -191,7 +194,10 @@ def _wheel_numbers(model: ET.Element) -> dict[str, float]:
     wheels = [link for link in model.findall("link") if link.get("name") in children]
     offsets = [_numbers(link.findtext("pose") or "0 0")[1] for link in wheels]
     radii = [float(link.findtext("collision/geometry/sphere/radius") or "nan") for link in wheels]
-    return {"wheel_separation": max(offsets) - min(offsets), "wheel_radius": radii[0]} if wheels else {}
+    if not wheels:
+        return {}
+    radius = radii[0] if len(set(radii)) == 1 else math.nan  # which equals nothing
+    return {"wheel_separation": max(offsets) - min(offsets), "wheel_radius": radius}
 
 
 def bridge_problems(text: str, fleet: FleetFile) -> list[str]:

@@ -32,8 +32,8 @@ WHEEL_SHARE = 0.03
 """Share of that mass in each wheel."""
 GRIP, SLIDE = 1.5, 0.0
 """Friction of driven wheels (rubber) and of casters. The floor has more, and the lesser one counts."""
-ODOMETRY_RATE = 50.0
-"""Hz of simulated time."""
+ODOMETRY_RATE = 20.0
+"""Hz of simulated time, as in the project's own simulator; the fleet decides as often."""
 UNLIMITED = 1e16
 """rad; what SDF takes for no limit of a joint."""
 COLOURS = ((0.16, 0.44, 0.70), (0.85, 0.37, 0.11), (0.20, 0.58, 0.28), (0.58, 0.32, 0.65))

@@ -102,6 +102,8 @@ def _check(element: ET.Element, table: dict[str, Any], where: str, found: list[s
             found.append(f"{where}: <{tag}> is missing")
         if counts[tag] > 1 and key[-1] != "*":
             found.append(f"{where}: <{tag}> is there {counts[tag]} times")
+    if element.tag == "geometry" and len(element) != 1:
+        found.append(f"{where}: holds {len(element)} shapes, not one")
     for child in element:
         here = f"{where}/{child.tag}" + (f"[{child.get('name')}]" if child.get("name") else "")
         if child.tag not in children:
