@@ -48,7 +48,7 @@ class Args:
     """Share of the samples that are of the original kind; 0 trains on the imported ones alone."""
     original_shards: int = 6
     """Generated shards of original data."""
-    original_episodes: int = 12
+    original_episodes: int = 16
     """Episodes in each of them."""
     steps: int = 300
     """Optimiser steps."""

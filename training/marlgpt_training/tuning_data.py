@@ -15,10 +15,32 @@ from marlgpt_policy.shield import shielded
 from tqdm import tqdm
 
 from marlgpt_training.checkpoint import load_checkpoint, torch_forward
-from marlgpt_training.collect import SHARP, collect_shard
+from marlgpt_training.collect import SHARP, Rollout
 from marlgpt_training.experts.lns import LnsExpert
 from marlgpt_training.site import Site, SiteEnv
 from marlgpt_training.store import Episode, shards, write_shard
+
+MOST_AGENTS = 64
+"""Most agents of an episode of the original families."""
+
+
+def original_episode(
+    rng: np.random.Generator, forward: Callable | None, steps: int, most: int = MOST_AGENTS
+) -> Episode:
+    """An episode as ``marlgpt collect`` draws them, but of at most ``most`` agents: large ones take minutes."""
+    while True:
+        driver = "expert" if forward is None else str(rng.choice(["student", "shielded"], p=[1 / 3, 2 / 3]))
+        rollout = Rollout(rng, driver, "lns", steps)
+        if len(rollout.starts) <= most:
+            break
+    over = False
+    while not over:
+        logits = mask = None
+        if forward is not None:
+            values, valid, mask = rollout.observe()
+            logits = forward(values, valid, mask)
+        over = rollout.advance(logits, mask)
+    return rollout.episode()
 
 
 def original_shard(job: tuple[Path, int, int, int, Path | None]) -> int:
@@ -30,7 +52,9 @@ def original_shard(job: tuple[Path, int, int, int, Path | None]) -> int:
     forward = None
     if checkpoint is not None:
         forward = torch_forward(load_checkpoint(checkpoint, POGEMA_LAYOUT)[0])
-    return collect_shard(path, seed, episodes, steps, "lns", forward)
+    made = [original_episode(np.random.default_rng([seed, k]), forward, steps) for k in range(episodes)]
+    write_shard(path, made)
+    return sum(episode.actions.size for episode in made)
 
 
 def make_original(

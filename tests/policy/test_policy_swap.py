@@ -1,0 +1,114 @@
+"""A policy that fails or is too slow once it drives is replaced by the one before, in the very same decision."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from marlgpt_policy.policy import PolicyError, PolicyOutput
+from marlgpt_policy.policy_swap import PROBATION, SLOW_DECISIONS, SLOWER, PolicySwap
+
+OBSERVED = (np.zeros((3, 4), np.float32), np.ones((3, 4), bool), np.ones((3, 20), bool))
+
+
+class Clock:
+    """Stands still until a policy takes its time."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def stub(name, clock=None, seconds=0.0, fails=False):
+    """A policy that takes so many seconds, or fails as a broken file does."""
+
+    def answer(values, valid, mask):
+        if clock:
+            clock.now += policy.seconds
+        if policy.fails:
+            raise PolicyError(f"policy {name}: non-finite logits")
+        logits = np.full((len(values), 20), float(len(name)), np.float32)
+        return PolicyOutput(logits, logits, logits[:, :5])
+
+    class Stub(SimpleNamespace):
+        def __call__(self, *observed):
+            return answer(*observed)
+
+    policy = Stub(name=name, path=name, seconds=seconds, fails=fails, sha256=name * 2, provider="CPU")
+    return policy
+
+
+def test_a_policy_that_fails_hands_the_same_decision_to_the_one_before():
+    told = []
+    swap = PolicySwap(stub("old"), 0.05, lambda failed, reason: told.append((failed, reason)))
+    swap.swap(stub("newer", fails=True))
+    assert swap.name == "newer"
+    output = swap(*OBSERVED)
+    assert (output.logits == len("old")).all() and swap.name == "old" and swap.sha256 == "oldold"
+    assert swap.rollbacks == 1 and "non-finite" in swap.reason
+    assert told == [("newer", swap.reason)] and swap.previous is None
+
+
+def test_without_a_policy_before_the_failure_is_the_callers():
+    swap = PolicySwap(stub("only", fails=True), 0.05)
+    with pytest.raises(PolicyError, match="non-finite"):
+        swap(*OBSERVED)
+    assert swap.rollbacks == 0
+
+
+def test_one_that_fails_late_is_rolled_back_too():
+    swap, late = PolicySwap(stub("old"), 0.05), stub("late")
+    swap.swap(late)
+    for _ in range(2 * PROBATION):
+        swap(*OBSERVED)
+    late.fails = True
+    assert (swap(*OBSERVED).logits == len("old")).all() and swap.rollbacks == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    usual=st.floats(0.001, 0.5), slowest=st.floats(0.01, 0.2), factor=st.floats(0.1, 10),
+    late=st.integers(0, PROBATION),
+)  # fmt: skip
+def test_slow_means_slower_than_the_period_and_than_before(usual, slowest, factor, late):
+    clock = Clock()
+    swap = PolicySwap(stub("old", clock, usual), slowest, clock=clock)
+    for _ in range(10):
+        swap(*OBSERVED)
+    new = stub("new", clock, usual)
+    swap.swap(new)
+    for _ in range(late):
+        swap(*OBSERVED)
+    new.seconds = usual * factor
+    limit = max(slowest, SLOWER * usual)
+    if abs(new.seconds - limit) < 1e-6:
+        return
+    for _ in range(SLOW_DECISIONS):
+        swap(*OBSERVED)
+    slow = new.seconds > limit and late + SLOW_DECISIONS <= PROBATION
+    assert swap.name == ("old" if slow else "new") and swap.rollbacks == int(slow)
+    if slow:
+        assert "took too long" in swap.reason
+
+
+def test_slow_ones_among_fast_ones_are_forgiven():
+    clock = Clock()
+    swap, new = PolicySwap(stub("old", clock, 0.001), 0.05, clock=clock), stub("new", clock)
+    swap(*OBSERVED)
+    swap.swap(new)
+    for k in range(100):
+        new.seconds = 0.001 if k % SLOW_DECISIONS == 0 else 1.0
+        swap(*OBSERVED)
+    assert swap.name == "new" and swap.rollbacks == 0
+
+
+def test_a_decision_for_nobody_says_nothing_of_speed():
+    clock = Clock()
+    swap = PolicySwap(stub("old", clock, 0.001), 0.05, clock=clock)
+    swap.swap(stub("new", clock, 9.0))
+    for _ in range(20):
+        swap(*(array[:0] for array in OBSERVED))
+    assert swap.name == "new"
