@@ -7,6 +7,7 @@ Takes the drivable grid from the service ``fleet/get_grid``, follows ``fleet/sta
 - ``robots_file``: robots.yaml, instead of ``robots``: names and goal topics.
 - ``mode``: ``lifelong``, a new goal as soon as one is reached, or ``once``.
 - ``goals`` (double array): first goal x, y, yaw of each robot (m, rad); unset: random.
+- ``areas``: rectangles (m) that random goals lie in.
 - ``seed``: of the random goals.
 
 The k-th random goal of a robot depends on seed, robot and k alone, except that goals which another robot has
@@ -60,10 +61,21 @@ class GoalStream:
         grid: the drivable cells.
         seed: of all robots' goals.
         robots: number of robots.
+        areas: float[k, 4] rectangles (x, y of the lower left, x, y of the upper right corner, m) that goals lie in;
+            everywhere if none is given.
+
+    Raises:
+        ValueError: if no cell lies within `areas`.
     """
 
-    def __init__(self, grid: NavGrid, seed: int, robots: int) -> None:
+    def __init__(self, grid: NavGrid, seed: int, robots: int, areas: np.ndarray | None = None) -> None:
         self._cells = np.argwhere(grid.components == 0)
+        if areas is not None and len(areas):
+            x, y = grid.centre(self._cells).T[..., None]
+            left, bottom, right, top = np.asarray(areas, float).T
+            self._cells = self._cells[((x >= left) & (x <= right) & (y >= bottom) & (y <= top)).any(axis=1)]
+            if not len(self._cells):
+                raise ValueError("no cell lies within parameter 'areas'; give x, y of two corners each, in m")
         self._random = [np.random.default_rng((seed, robot)) for robot in range(robots)]
 
     def draw(self, robot: int, taken: set[tuple[int, int]]) -> tuple[int, int]:
@@ -153,6 +165,15 @@ class TaskSource(Node):
             described(description="First goal x, y (m), yaw (rad) per robot; unset: random.", read_only=True),
         )
         self.declare_parameter(
+            "areas",
+            Parameter.Type.DOUBLE_ARRAY,
+            described(
+                description="Rectangles x, y, x, y (m, lower left and upper right corner) that random goals lie "
+                "in; unset: everywhere.",
+                read_only=True,
+            ),
+        )
+        self.declare_parameter(
             "seed",
             0,
             described(
@@ -198,6 +219,11 @@ class TaskSource(Node):
         if not np.isfinite(values).all():
             raise ValueError(f"parameter 'goals' holds numbers that are not finite: {values}")
         self._first = np.reshape(values, (-1, 3))
+        parameter = self.get_parameter_or("areas", None)
+        values = list(parameter.value or []) if parameter else []
+        if len(values) % 4 or not np.isfinite(values).all():
+            raise ValueError(f"parameter 'areas' is {values}; each area is 4 finite numbers (x, y, x, y)")
+        self.areas = np.reshape(values, (-1, 4))
         self.seed = self.get_parameter("seed").value
 
     def _ask_grid(self) -> None:
@@ -225,7 +251,12 @@ class TaskSource(Node):
             self.get_logger().warning(text, throttle_duration_sec=10.0)
             return
         self._timer.cancel()
-        self._stream = GoalStream(self._grid, self.seed, len(self.robots))
+        try:
+            self._stream = GoalStream(self._grid, self.seed, len(self.robots), self.areas)
+        except ValueError as error:
+            self._grid = None
+            self.get_logger().error(str(error))
+            return
         cells = int((self._grid.components == 0).sum())
         self.get_logger().info(f"goals for {len(self.robots)} robots on {cells} cells, {self.mode}")
 
