@@ -7,6 +7,7 @@ from array import array
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 rclpy = pytest.importorskip("rclpy")
@@ -222,6 +223,44 @@ def test_a_policy_is_replaced_while_driving_and_a_bad_one_refused(driving, polic
     settle(bench)
     assert bench.states[-1].policy == "other.onnx"
     assert bench.heartbeats[-1].sequence > periods
+
+
+def write_policy_that_fails_while_driving(path):
+    """Passes all checks of loading, whose observations are zeros, and answers NaN for those of robots."""
+    model = onnx.load(write_policy(path))
+    graph = model.graph
+    total = [
+        onnx.helper.make_node("ReduceL1", ["values"], ["total"], axes=[1], keepdims=1),
+        onnx.helper.make_node("Sub", ["one", "total"], ["rest"]),
+        onnx.helper.make_node("Sqrt", ["rest"], ["root"]),
+        onnx.helper.make_node("Mul", ["raw", "root"], ["weighted"]),
+    ]
+    graph.node[1].output[0] = "raw"
+    nodes = [*graph.node[:2], *total, *graph.node[2:]]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 1), np.float32), "one"))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_a_policy_that_fails_while_driving_is_rolled_back_and_nobody_stops(driving, tmp_path):
+    bench = driving
+    keep_moving(bench)
+    before = bench.states[-1].policy
+    answer = bench.load(write_policy_that_fails_while_driving(tmp_path / "nan.onnx"), "")
+    assert answer.success and answer.policy == "nan.onnx"
+    reached = bench.states[-1].goals_reached
+    keep_moving(bench)
+    settle(bench)
+    assert bench.states[-1].policy == before and not bench.states[-1].stopped
+    assert bench.states[-1].goals_reached > reached
+    assert bench.logged("event=policy_rolled_back") and bench.logged("non-finite logits")
+    bench.health.clear()
+    bench.until(lambda: len(bench.health) > 1, "diagnostics")
+    fleet = next(status for status in bench.health[-1].status if status.name == "marlgpt: fleet")
+    values = {pair.key: pair.value for pair in fleet.values}
+    assert values["policy_rollbacks"] == "1" and "non-finite" in values["policy_rollback_reason"]
 
 
 # Another map ---------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ from marlgpt_policy.nodes.qos import LAST, LATCHED, RELIABLE
 from marlgpt_policy.nodes.wheels import Wheels
 from marlgpt_policy.occupancy import from_occupancy_grid
 from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy_swap import PolicySwap
 
 FUTURE = 1.0
 """Seconds by which a pose's stamp may lie ahead of the node's clock; more is a clock that is set wrong."""
@@ -66,7 +67,7 @@ class FleetNode(LifecycleNode):
         super().__init__("fleet_node", **options)
         parameters.declare(self, parameters.PARAMETERS)  # changes are refused once configured
         self.settings: parameters.Settings | None = None
-        self.policy: OnnxPolicy | None = None
+        self.policy: PolicySwap | None = None
         self.grid: NavGrid | None = None
         self.fleet: Fleet | None = None
         self.operator: Operator | None = None
@@ -102,7 +103,7 @@ class FleetNode(LifecycleNode):
                 )
             for robot in settings.robots_file.robots:
                 require_tf(robot)
-            self.policy = OnnxPolicy(
+            policy = OnnxPolicy(
                 settings.policy, POGEMA_LAYOUT, tuple(settings.providers), settings.threads,
                 settings.policy_sha256,
             )  # fmt: skip
@@ -112,6 +113,7 @@ class FleetNode(LifecycleNode):
         self.settings = settings
         self._reset()
         self._health = Health(self.journal, settings.fleet.control_period)
+        self.policy = PolicySwap(policy, settings.fleet.control_period, self._on_rollback)
         self.wheels = Wheels(self)
         self.poses = Poses(
             self, self.listen, settings.map_frame, self._refuse_pose, lambda: self.fleet is not None
@@ -239,10 +241,16 @@ class FleetNode(LifecycleNode):
             self.destroy_subscription(subscription)
 
     def use_policy(self, policy: OnnxPolicy) -> None:
-        """Decide with another policy from the next decision on."""
-        self.policy = policy
-        if self.fleet is not None:
-            self.fleet.replace_policy(policy)
+        """Decide with another policy from the next decision on; the one before comes back if it fails."""
+        self.policy.swap(policy)
+
+    def _on_rollback(self, failed: str, reason: str) -> None:
+        """A policy that was swapped in failed while driving; the one before drives again."""
+        self._health.rolled_back(reason)
+        self.journal.write(
+            "error", "policy_rolled_back", f"policy {self.policy.name} drives the fleet again: {short(reason)}",
+            failed=failed, sha256=self.policy.sha256,
+        )  # fmt: skip
 
     # Inputs ---------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
 from marlgpt_policy.fleet import Fleet, Status
-from marlgpt_policy.nodes.journal import Journal
+from marlgpt_policy.nodes.journal import Journal, short
 
 WINDOW = 512
 """Decisions that the latency's percentiles are taken over."""
@@ -39,6 +39,7 @@ class Health:
     Attributes:
         late: Control periods that began late.
         latest: The longest time between two of them, s.
+        rollbacks, rollback_reason: How often a policy failed and the one before came back, and why the last time.
     """
 
     def __init__(self, journal: Journal, period: float) -> None:
@@ -47,6 +48,7 @@ class Health:
         self._decision_ms: deque[float] = deque(maxlen=WINDOW)
         self.late, self.latest = 0, 0.0
         self._needing: dict[str, Status] = {}
+        self.rollbacks, self.rollback_reason = 0, ""
 
     def tick(self, elapsed: float) -> None:
         """A control period began ``elapsed`` s after the one before."""
@@ -56,6 +58,11 @@ class Health:
     def decision(self, milliseconds: float) -> None:
         """A decision took that long."""
         self._decision_ms.append(milliseconds)
+
+    def rolled_back(self, reason: str) -> None:
+        """A policy failed while driving, and the one before drives again."""
+        self.rollbacks += 1
+        self.rollback_reason = short(reason)
 
     def message(self, fleet: Fleet, header: Header, now: float, listeners: int) -> DiagnosticArray:
         """One status of the fleet, and one of each robot that needs a look or is stopped by itself.
@@ -92,6 +99,8 @@ class Health:
             "provider": fleet.policy.provider,
             "policy": fleet.policy.name,
             "policy_sha256": fleet.policy.sha256,
+            "policy_rollbacks": self.rollbacks,
+            "policy_rollback_reason": self.rollback_reason or "none",
             "execution": fleet.config.execution,
             **self._latency(),
             "late_periods": self.late,
