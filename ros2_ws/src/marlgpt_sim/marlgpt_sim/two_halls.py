@@ -39,6 +39,13 @@ def goal_cells() -> np.ndarray:
     return np.argwhere(halls)
 
 
+def goal_areas() -> list[tuple[float, float, float, float]]:
+    """The halls as rectangles (x, y, x, y) in m: lower left and upper right corner."""
+    pixels = [(WALL, WALL + HALL * CELL), (WALL + (HALL + AISLE) * CELL, WALL + COLUMNS * CELL)]
+    top = (WALL + ROWS * CELL) * RESOLUTION
+    return [(left * RESOLUTION, 0.0, right * RESOLUTION, top) for left, right in pixels]
+
+
 def two_halls_map() -> OccupancyMap:
     """The site as an occupancy map; always the same."""
     occupied = np.ones((ROWS * CELL + 2 * WALL, COLUMNS * CELL + 2 * WALL), np.bool_)
