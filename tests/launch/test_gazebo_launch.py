@@ -1,0 +1,49 @@
+"""gazebo.launch.py against the launch files it goes with, read as source: ROS 2's launch is not on the registry."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+
+
+def arguments(name: str) -> dict[str, str]:
+    """Argument names of a launch file and their defaults as source text."""
+    for node in ast.parse((LAUNCH / name).read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ARGUMENTS":
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            return {ast.literal_eval(key): ast.unparse(value.elts[0]) for key, value in pairs}
+    raise AssertionError(f"{name} has no ARGUMENTS")
+
+
+def constant(name: str, variable: str) -> object:
+    """Value of a constant of a launch file."""
+    for node in ast.parse((LAUNCH / name).read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == variable:
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"{name} has no {variable}")
+
+
+def test_both_simulators_take_the_same_arguments_with_the_same_defaults():
+    own, gazebo = arguments("sim.launch.py"), arguments("gazebo.launch.py")
+    assert {name: gazebo.get(name) for name in own} == own
+
+
+def test_what_is_passed_on_is_an_argument_of_both():
+    gazebo, fleet = arguments("gazebo.launch.py"), arguments("fleet.launch.py")
+    for name in constant("gazebo.launch.py", "PASSED_ON"):
+        assert name in gazebo and name in fleet
+    passed = set(constant("sim.launch.py", "PASSED_ON")) - {"robots_file"}
+    assert passed <= set(constant("gazebo.launch.py", "PASSED_ON"))
+
+
+def test_the_watchdog_waits_no_longer_than_usual():
+    """Gazebo's drives hold the last command for ever; only the watchdog ends it."""
+    usual = float(ast.literal_eval(arguments("fleet.launch.py")["watchdog_timeout"]))
+    assert float(ast.literal_eval(arguments("gazebo.launch.py")["watchdog_timeout"])) <= usual
+
+
+def test_every_file_of_the_launch_folder_is_installed():
+    linked = LAUNCH.parent / "ros2_ws" / "src" / "marlgpt_sim" / "launch"
+    assert linked.resolve() == LAUNCH and (linked / "gazebo.launch.py").is_file()
