@@ -7,10 +7,10 @@ SETUP := $(VENV)/.packages ros2_ws/install/.built
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 
 .DEFAULT_GOAL := help
-.PHONY: help setup envs demo soak test lint format bench clean
+.PHONY: help setup envs demo retrain-demo soak test lint format bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Create or refresh .venv and the ROS 2 workspace (PYTHON=python3.12 to choose the interpreter)
 	@PYTHON='$(PYTHON)' .ci/setup.sh
@@ -25,6 +25,9 @@ demo: | $(SETUP) ## Drive a simulated fleet (MAP=... ROBOTS=... DURATION=... SEE
 	$(VENV)/bin/marlgpt demo $(if $(MAP),--map '$(MAP)') $(if $(ROBOTS),--robots '$(ROBOTS)') \
 		$(if $(DURATION),--duration '$(DURATION)') $(if $(SEED),--seed '$(SEED)') \
 		$(if $(POLICY),--policy '$(POLICY)')
+
+retrain-demo: | $(SETUP) ## Record an expert, import, fine-tune, swap the policy of a driving fleet (ARGS=...)
+	OMP_NUM_THREADS=1 $(VENV)/bin/marlgpt retrain-demo $(ARGS)
 
 soak: | $(SETUP) ## Simulate many robot-hours with every fault mixed (HOURS=100 WORKERS=2)
 	OMP_NUM_THREADS=1 $(VENV)/bin/marlgpt soak $(if $(HOURS),--hours '$(HOURS)') --workers '$(or $(WORKERS),2)'

@@ -13,6 +13,18 @@ COMMANDS = {
     "curve": ("marlgpt_training.curve", "draw the learning curve of training runs"),
     "critic": ("marlgpt_training.critic", "train the critic of a finished policy on returns"),
     "evaluate": ("marlgpt_training.evaluate", "evaluate policies in the real pogema package"),
+    "finetune": (
+        "marlgpt_training.finetune",
+        "fine-tune a policy on imported recordings, and measure gain and forgetting",
+    ),
+    "record-expert": (
+        "marlgpt_training.record_expert",
+        "record a bag of a simulated fleet that an expert drives",
+    ),
+    "retrain-demo": (
+        "marlgpt_training.retrain_demo",
+        "record an expert, import, fine-tune, and swap the policy of a driving fleet",
+    ),
     "export": ("marlgpt_training.export", "export a checkpoint to ONNX and check parity with PyTorch"),
     "import-dataset": (
         "marlgpt_training.published_data",

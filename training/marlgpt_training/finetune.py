@@ -7,6 +7,7 @@ training; export to ONNX; the same runs with the policy before and after, on the
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import sys
@@ -109,6 +110,42 @@ def check(args: Args) -> None:
     parse_mixture(args.store)
 
 
+def fingerprint(args: Args) -> dict[str, str]:
+    """What decides the outcome of training: options, the checkpoint's bytes and those of the imported shards."""
+    names = ("original", "original_share", "original_shards", "original_episodes", "steps", "batch", "learning_rate",
+             "average", "dagger", "dagger_share", "seed")  # fmt: skip
+    found = {name: str(getattr(args, name)) for name in names}
+    digest = hashlib.sha256()
+    for source in parse_mixture(args.store):
+        digest.update(str(source.weight).encode())
+        for path in shards(source.folder):
+            digest.update(path.read_bytes())
+    return found | {
+        "store": digest.hexdigest()[:16],
+        "checkpoint": hashlib.sha256(args.checkpoint.read_bytes()).hexdigest()[:16],
+    }
+
+
+def check_same(args: Args) -> None:
+    """Begin the run in ``OUT``, or make sure that it is this one.
+
+    Raises:
+        ValueError: ``OUT`` holds another run; names what differs.
+    """
+    path, wanted = args.out / "run.json", fingerprint(args)
+    if path.exists():
+        try:
+            held = json.loads(path.read_text())
+            other = [name for name, value in wanted.items() if held.get(name) != value]
+        except (ValueError, AttributeError):
+            other = ["run.json, which is damaged"]
+        if other:
+            raise ValueError(
+                f"--out {args.out}: holds a run that differs in {', '.join(other)}; name another folder, or delete it"
+            )
+    path.write_text(json.dumps(wanted) + "\n")
+
+
 def mixture(args: Args, originals: list[str]) -> list[str]:
     """``--store`` entries of the training: imported and original data with weights that give the wanted shares."""
     found = []
@@ -207,6 +244,7 @@ def main(args: Args) -> int:
         print(f"{len(sites)} grids in the stores; the one with most decisions is evaluated on")
     load_checkpoint(args.checkpoint, POGEMA_LAYOUT)
     args.out.mkdir(parents=True, exist_ok=True)
+    check_same(args)
     quiet = 1.0 if sys.stderr.isatty() else 30.0
     originals = list(args.original)
     if not originals and args.original_share > 0:
