@@ -109,14 +109,13 @@ class Page:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def until(self, expression: str, timeout: float = 30.0):
-        """Wait until an expression is truthy; its value. Errors count as false: the page may still be loading."""
-        guarded = f"(() => {{ try {{ return ({expression}); }} catch {{ return null; }} }})()"
+    def until(self, expression: str, timeout: float = 30.0) -> None:
+        """Wait until an expression is truthy. Errors count as false: the page may still be loading."""
+        guarded = f"(() => {{ try {{ return Boolean({expression}); }} catch {{ return null; }} }})()"
         end = time.monotonic() + timeout
         while True:
-            value = self.js(guarded)
-            if value:
-                return value
+            if self.js(guarded):
+                return
             assert time.monotonic() < end, f"not within {timeout} s: {expression}\n{self.text()[-2500:]}"
             time.sleep(0.1)
 

@@ -217,7 +217,10 @@ class Hub:
             return web.Response(status=503, text=f"{MOST_BROWSERS} browsers are watching already\n")
         # What is a little too long is refused in words; what is much too long ends the connection.
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=1 << 16, compress=False)
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionError:  # gone before it got an answer
+            return socket
         browser = Browser(self, socket, request)
         self._browsers.add(browser)
         try:
