@@ -48,6 +48,7 @@ REPLACEMENTS = [
     ("<contact>", "<contacts>", "<contacts> is unknown"),
     ('<model name="b">', '<model name="c">', "'b' has no model"),
     ('<model name="b">', '<model name="a">', "named 'a'"),
+    ('<visual name="body_visual">', '<visual name="body">', "named 'body'"),
     ("<wheel_separation>0.264", "<wheel_separation>0.3", "wheel_separation"),
     ("<max_linear_velocity>0.5", "<max_linear_velocity>1.5", "max_linear_velocity"),
     ("<radius>0.22<", "<radius>0.3<", "radius"),

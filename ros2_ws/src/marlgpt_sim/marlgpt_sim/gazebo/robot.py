@@ -125,14 +125,14 @@ def _add_base(model: ET.Element, robot: RobotEntry, shape: Shape, rgb: tuple[flo
     add_inertial(link, mass, (side, side, 0.5 * mass * shape.radius**2), shape.wheel_radius)
     pose = vector((0.0, 0.0, shape.clearance + 0.5 * shape.height, 0.0, 0.0, 0.0))
     body = add(link, "collision", name=BODY)
-    visual = add(link, "visual", name=BODY)
+    visual = add(link, "visual", name=f"{BODY}_visual")
     for part in (body, visual):
         add(part, "pose", pose)
         cylinder = add(add(part, "geometry"), "cylinder")
         add(cylinder, "radius", shape.radius)
         add(cylinder, "length", shape.height)
     add_colour(visual, rgb)
-    nose = add(link, "visual", name="nose")  # shows where the front is
+    nose = add(link, "visual", name="nose_visual")  # shows where the front is
     top = shape.clearance + shape.height
     add(nose, "pose", vector((0.6 * shape.radius, 0.0, top, 0.0, 0.0, 0.0)))
     size = (0.6 * shape.radius, 0.15 * shape.radius, 0.1 * shape.radius)
@@ -161,7 +161,7 @@ def _add_wheel(model: ET.Element, side: str, y: float, shape: Shape) -> None:
     collision = add(link, "collision", name="tyre")
     add(add(add(collision, "geometry"), "sphere"), "radius", shape.wheel_radius)
     add_friction(collision, GRIP)
-    visual = add(link, "visual", name="tyre")
+    visual = add(link, "visual", name="tyre_visual")
     add(visual, "pose", vector((0.0, 0.0, 0.0, math.pi / 2, 0.0, 0.0)))
     cylinder = add(add(visual, "geometry"), "cylinder")
     add(cylinder, "radius", shape.wheel_radius)

@@ -114,10 +114,9 @@ def _check(element: ET.Element, table: dict[str, Any], where: str, found: list[s
             _check(child, value, here, found)
         else:
             _check_text(child, value, here, found)
-    names = Counter((child.tag, child.get("name")) for child in element if child.get("name"))
-    for (tag, name), count in names.items():
-        if count > 1 and tag != "plugin":
-            found.append(f"{where}: {count} of <{tag}> are named '{name}'")
+    # Gazebo refuses a collision and a visual of one name, too; plugins alone may share one.
+    names = Counter(child.get("name") for child in element if child.get("name") and child.tag != "plugin")
+    found += [f"{where}: {count} elements are named '{name}'" for name, count in names.items() if count > 1]
 
 
 def _check_text(element: ET.Element, kind: str, where: str, found: list[str]) -> None:

@@ -90,7 +90,7 @@ def _add_map(world: ET.Element, map_: OccupancyMap, options: WorldOptions) -> No
     floor = add(model, "link", name="floor")
     height, width = (pixels * map_.resolution for pixels in map_.shape)
     for tag in ("collision", "visual"):
-        part = add(floor, tag, name="floor")
+        part = add(floor, tag, name=f"floor_{tag}")
         add(part, "pose", vector((0.5 * width, 0.5 * height, 0.0, 0.0, 0.0, 0.0)))
         plane = add(add(part, "geometry"), "plane")
         add(plane, "normal", vector((0.0, 0.0, 1.0)))
@@ -127,7 +127,7 @@ def _add_box(link: ET.Element, name: str, box: np.ndarray, height: float) -> Non
     """One box as collision and visual."""
     x0, y0, x1, y1 = box.tolist()
     for tag in ("collision", "visual"):
-        part = add(link, tag, name=name)
+        part = add(link, tag, name=f"{name}_{tag}")  # siblings need different names, whatever they are
         add(part, "pose", vector((0.5 * (x0 + x1), 0.5 * (y0 + y1), 0.5 * height, 0.0, 0.0, 0.0)))
         add(add(add(part, "geometry"), "box"), "size", vector((x1 - x0, y1 - y0, height)))
         if tag == "visual":
