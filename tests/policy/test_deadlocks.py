@@ -136,6 +136,24 @@ def test_a_robot_pushed_off_its_way_in_a_crowd_gets_onto_the_grid_again():
     assert sim.fleet.goals_reached[5] == 1, sim.fleet.detail
 
 
+def test_a_wrong_first_pose_is_not_driven_by():
+    """Nothing contradicts the first pose that a process gets: without a wait the robot would drive into the wall."""
+    sim = place([".....", ".....", "....."], (0, 2), first_settle=4.0, jump_settle=1.0)
+    sim.go(0, (2, 2))
+    sim.silent = {0}
+    while sim.time < 2.0:
+        x, y, yaw = sim.world.poses[0]
+        sim.fleet.update_pose(0, x, y - 0.6, yaw, sim.time)
+        assert not sim.tick().commands.any()
+        assert sim.status(0) == Status.OFF_GRID
+    sim.silent = set()
+    sim.run(0.9, lambda r: r.commands.any())
+    assert sim.status(0) == Status.JUMPED
+    sim.run(20.0, lambda r: bool(r.reached))
+    assert sim.fleet.goals_reached[0] == 1
+    sim.assert_untouched()
+
+
 def test_shortest_takes_the_move_that_leads_nearest():
     sim = hall((0, 0), (2, 4))
     fields = sim.fleet.costs.fields(np.array([[2, 0], [2, 4]]))

@@ -64,6 +64,8 @@ class FleetConfig:
         jump_distance: A pose this many m (or twice as many rad) off what the robot's commands explain is not
             believed: the robot stops.
         jump_settle: Seconds for which such poses must agree to be believed after all.
+        first_settle: Seconds for which a robot stands after its first pose, to see whether the next ones agree: after
+            a start there is nothing yet that a wrong pose would contradict.
     """
 
     execution: str = "asynchronous"
@@ -79,6 +81,7 @@ class FleetConfig:
     seed: int = 0
     jump_distance: float = 0.1
     jump_settle: float = 4.0
+    first_settle: float = 0.0
 
     def __post_init__(self) -> None:
         if self.execution not in EXECUTIONS:
@@ -214,6 +217,8 @@ class Fleet(Robots):
             self.detail[robot] = "its pose jumped and settled elsewhere"
         self.suspect[robot] = np.nan
         self.suspect_since[robot] = np.nan
+        if not known:
+            self.first_pose[robot] = now
         self.poses[robot] = pose
         self.pose_time[robot] = now
         self.reckoning.believe(robot, now - self._latency() - self.config.control_period)
@@ -360,7 +365,7 @@ class Fleet(Robots):
         age = now - self.pose_time
         fresh = self.seen & (age <= self.config.pose_timeout) & (age >= -2 * self.config.control_period)
         fresh &= ~np.isfinite(self.suspect[:, 0])
-        fit = fresh & ~self.halted & (not self.stopped)
+        fit = fresh & ~self.halted & (not self.stopped) & (now - self.first_pose >= self.config.first_settle)
         self.docking_places.watch_displaced(fresh)
         if not self.stopped:
             self._docked(self.docking_places.update(fit), now)
@@ -379,6 +384,7 @@ class Fleet(Robots):
             self.broken_until[np.isfinite(self.broken_until)] = now
             self.unfit_since[np.isfinite(self.unfit_since)] = now
             self.suspect_since[np.isfinite(self.suspect_since)] = now
+            self.first_pose = np.minimum(self.first_pose, now)
             self.last_decision = self.last_reached = self.last_tick = -np.inf
             self.reckoning.forget_times()
         period = self.config.control_period
@@ -406,6 +412,8 @@ class Fleet(Robots):
             return Status.STOPPED, "fleet is stopped until resumed"
         if self.halted[robot]:
             return Status.STOPPED, "robot is stopped until resumed"
+        if now - self.first_pose[robot] < self.config.first_settle:
+            return Status.OFF_GRID, f"stands until its first poses have agreed for {self.config.first_settle:g} s"
         if self.docking[robot]:
             return Status.DOCKING, ""
         if not self.docked[robot]:

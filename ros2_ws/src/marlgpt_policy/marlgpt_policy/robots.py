@@ -52,6 +52,7 @@ PER_ROBOT: dict[str, tuple[object, type, int]] = {
     "pose_time": (-np.inf, np.float64, 0),
     "suspect": (np.nan, np.float64, 3),
     "suspect_since": (np.nan, np.float64, 0),
+    "first_pose": (np.nan, np.float64, 0),
     "driven": (0.0, np.float64, 3),
     "removed": (False, np.bool_, 0),
     "halted": (False, np.bool_, 0),
@@ -100,6 +101,7 @@ class Robots:
         pose_time: float64[n] its time, s.
         suspect: float64[n, 3] newest pose where it lies too far from the trusted one to be true; NaN otherwise.
         suspect_since: float64[n] when such poses began, s.
+        first_pose: float64[n] when its first pose was taken, s; NaN before.
         driven: float64[n, 3] what commands since the last pose was measured should have moved the robot, m and rad.
         removed: bool[n] taken out of the fleet.
         halted: bool[n] stopped until resumed.

@@ -29,7 +29,7 @@ class Args:
 
     hours: float = 100.0
     """Robot-hours in all."""
-    rate: float = 6.0
+    rate: float = 2.0
     """Faults of each kind per robot and hour; there are 24 kinds."""
     robots: int = 32
     """Most robots of one run; maps with little room take fewer."""

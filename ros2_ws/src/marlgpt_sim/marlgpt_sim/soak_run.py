@@ -25,6 +25,8 @@ MARGIN = 0.14
 """m; gives pose errors of 25 mm of each of two robots room (docs/safety.md)."""
 LATENCY = 0.2
 """s; at least the bases' command timeout, so that a lost command cannot carry a robot too far."""
+FIRST_SETTLE = 4.0
+"""s; longer than any pose jump of the faults: a robot that starts with a wrong pose does not drive by it."""
 PHYSICS_STEPS = 2
 ROBOT_EVENTS = {"goal_replaced": 6.0, "goal_cancelled": 3.0, "robot_stopped": 3.0}
 """What operators do, per robot and hour."""
@@ -62,7 +64,9 @@ class SoakRun:
         """Place the robots and give each a goal."""
         self.map, self.policy_file, self.rate, self.seed = map, policy, rate, seed
         self.policy = OnnxPolicy(policy, POGEMA_LAYOUT)
-        self.config = FleetConfig(execution=execution, latency=LATENCY, seed=seed)
+        self.config = FleetConfig(
+            execution=execution, latency=LATENCY, seed=seed, first_settle=FIRST_SETTLE
+        )
         self.random = np.random.default_rng((seed, 1))
         self.grid = build_grid(map, RobotConfig("any").radius, MARGIN)
         self.bodies = [RobotConfig(f"robot_{i}") for i in range(robots)]
