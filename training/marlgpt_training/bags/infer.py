@@ -84,11 +84,15 @@ class Inference:
 
     # Goals ----------------------------------------------------------------------------------------------
 
-    def _occupied(self, cell: tuple[int, int], begin: float, end: float, but: int) -> bool:
-        """Whether another robot stood in ``cell`` at some time between."""
-        stays = self._stays.get(cell, [])
+    def _blocked(self, robot: int, visit: Visit, ahead: Visit) -> bool:
+        """Whether a robot stood because another one was in the cell ``ahead``: for most of the time, to its end."""
+        begin, end = visit.moved - visit.still, visit.moved
+        stays = self._stays.get(ahead.cell, [])
         last = bisect_right(stays, (end, math.inf, 0))
-        return any(until >= begin and robot != but for _, until, robot in stays[max(0, last - 12) : last])
+        others = [stay for stay in stays[max(0, last - 12) : last] if stay[2] != robot and stay[1] > begin]
+        if not any(until >= end - 2 * self.step for _, until, _ in others):
+            return False
+        return sum(min(end, until) - max(begin, since) for since, until, _ in others) > 0.5 * visit.still
 
     def _goals(self, robot: int, segment: list[Visit]) -> tuple[list[tuple[int, int]], set[int]]:
         """The goal at which each visit's last decision aimed (``NO_GOAL`` if unknown), and visits that are goals."""
@@ -96,10 +100,9 @@ class Inference:
         for k, visit in enumerate(segment):
             if visit.still < self.rest:
                 continue
-            if k + 1 < len(segment) and self._occupied(
-                segment[k + 1].cell, visit.moved - visit.still, visit.moved, robot
-            ):
-                continue  # it stood because another robot was in its way
+            turned_back = 0 < k < len(segment) - 1 and segment[k - 1].cell == segment[k + 1].cell
+            if k + 1 < len(segment) and not turned_back and self._blocked(robot, visit, segment[k + 1]):
+                continue
             ends.append(k)
         self.result.rests += len(ends)
         found = [NO_GOAL] * len(segment)

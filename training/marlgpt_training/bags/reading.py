@@ -24,6 +24,8 @@ from marlgpt_sim.recorder import load_types
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from marlgpt_training.bags.sqlite_pages import leaf_rows
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -31,8 +33,6 @@ else:
 
 SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 _ZSTD = b"\x28\xb5\x2f\xfd"
-_MOST_JUMPS = 2000
-"""Damaged places of a database after which the rest is given up."""
 
 
 class BagError(ValueError):
@@ -282,42 +282,48 @@ def _rows(bag: Bag, file: Path, progress: Callable[[int], None], shown: str = ""
     with open(file, "rb") as stream:
         if not stream.read(1):
             raise ValueError("is empty")
+    read, last = 0, -1
     with closing(_connect(file)) as connection:
         topics = _topics(connection)
-        after, jumps, step, read = -1, 0, 1, 0
-        while True:
-            query = "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id"
-            try:
-                for number, topic, stamp, data in connection.execute(query, (after,)):
-                    after, step = number, 1
-                    read += len(data) if isinstance(data, bytes) else 0
-                    if read >= 1 << 20:
-                        progress(read)
-                        read = 0
-                    if topic in topics and isinstance(data, bytes) and isinstance(stamp, int):
-                        yield Record(*topics[topic], stamp, _plain(data))
-                return
-            except sqlite3.DatabaseError as error:
-                bag.note(f"{shown}: a part of the database is damaged or cut off ({error})")
-                jumps += 1
-                after, step = after + step, 2 * step
-                if jumps > _MOST_JUMPS or after > 2**62:
-                    return
+        rows = connection.execute("SELECT id, topic_id, timestamp, data FROM messages ORDER BY id")
+        for number, topic, stamp, data in _whole(bag, file, shown, rows):
+            if number <= last or topic not in topics or not isinstance(data, bytes):
+                continue
+            last = number
+            if not isinstance(stamp, int):
+                continue
+            yield Record(*topics[topic], stamp, _plain(data))
+            read += len(data)
+            if read >= 1 << 20:
+                progress(read)
+                read = 0
+
+
+def _whole(bag: Bag, file: Path, shown: str, rows: Iterator[tuple]) -> Iterator[tuple]:
+    """The rows of a query; where the database is damaged, what its pages still hold."""
+    try:
+        yield from rows
+        return
+    except sqlite3.DatabaseError as error:
+        bag.note(f"{shown}: a part of the database is damaged or cut off ({error})")
+    with open(file, "rb") as stream:
+        yield from leaf_rows(stream)
 
 
 def _connect(file: Path) -> sqlite3.Connection:
-    """A read-only connection; one that is not written by anyone else if there are no other files to see to."""
+    """A read-only connection that also opens what was cut off; with the log of a crash if there is one."""
     live = file.with_name(file.name + "-wal").exists() or file.with_name(file.name + "-journal").exists()
-    uri = f"{file.resolve().as_uri()}?" + ("mode=ro" if live else "mode=ro&immutable=1")
-    connection = sqlite3.connect(uri, uri=True)
-    try:
-        connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
-    except sqlite3.Error:
-        connection.close()
-        if not live:
-            raise
-        connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
-    return connection
+    for mode in ("mode=ro", "mode=ro&immutable=1") if live else ("mode=ro&immutable=1",):
+        connection = sqlite3.connect(f"{file.resolve().as_uri()}?{mode}", uri=True)
+        try:
+            # Otherwise a database that is shorter than it should be is refused as a whole. Nothing can be written.
+            connection.execute("PRAGMA writable_schema=ON")
+            connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
+            return connection
+        except sqlite3.Error as error:
+            connection.close()
+            reason = error
+    raise ValueError(f"is no readable database: {reason}")
 
 
 def _topics(connection: sqlite3.Connection) -> dict[int, tuple[str, str, str, str]]:
