@@ -9,6 +9,7 @@ const PROTOCOL = 1;
 const STALE_S = 2; // without a state of the fleet
 const FRAME_MS = 2500; // without a frame of the server
 const ARMED_MS = 4000;
+const DRAW_MS = 30; // fluid, and easy on tablets
 const root = document.documentElement;
 const $ = (id) => document.getElementById(id);
 const state = { frame: null, frameAt: 0, frames: 0, welcome: null, selected: null, listAt: 0 };
@@ -241,9 +242,12 @@ function update() { // what people read need not change at the rate of the scree
 }
 
 setInterval(update, 250);
-(function animate() {
+let drawnAt = 0;
+(function animate(now) {
+  requestAnimationFrame(animate);
+  if (now - drawnAt < DRAW_MS) return;
+  drawnAt = now;
   scene.draw(root.dataset.stale !== "true");
   state.drawn = (state.drawn ?? 0) + 1;
-  requestAnimationFrame(animate);
-})();
+})(performance.now());
 root.dataset.ready = "true";
