@@ -1,6 +1,6 @@
 """Photograph the live view: a picture of the page of a running `marlgpt view`, with one robot selected.
 
-.venv/bin/marlgpt view & .venv/bin/python benchmarks/draw_view.py --out docs/figures/view.png
+Usage: ``.venv/bin/marlgpt view & .venv/bin/python benchmarks/draw_view.py --out docs/figures/view.png``
 """
 
 from __future__ import annotations
