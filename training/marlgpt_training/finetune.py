@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import signal
 import sys
 from dataclasses import field
 from pathlib import Path
@@ -177,7 +178,9 @@ def fine_tune(args: Args, stores: list[str], site: Site) -> bool:
     settings.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     trainer = Trainer(settings, World(0, 1, args.device))
-    log, stop = RunLog(settings.out, trainer.step, args.steps), StopRequest()
+    log = RunLog(settings.out, trainer.step, args.steps)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop = StopRequest()
     folder = settings.out / "dagger"
     try:
         for k in range(args.dagger + 1):
@@ -194,6 +197,8 @@ def fine_tune(args: Args, stores: list[str], site: Site) -> bool:
         trainer.publish()
     finally:
         log.close()
+        for number, handler in handlers.items():  # an evaluation has no step to end before it stops
+            signal.signal(number, handler)
     return True
 
 
