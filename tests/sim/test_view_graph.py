@@ -21,7 +21,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "pol
 from chromium import BROWSER, MISSING, Chromium  # noqa: E402
 from fleet_bench import write_policy  # noqa: E402
 
-pytestmark = [pytest.mark.skipif(BROWSER is None, reason=MISSING), pytest.mark.slow]
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason=MISSING), pytest.mark.slow, pytest.mark.timeout(900),
+]  # fmt: skip
 ROBOTS = ["ann", "bob"]
 PATIENCE = 200.0  # s that starting processes may take on a busy machine
 WHERE = """(([x, y]) => { const b = document.getElementById("map").getBoundingClientRect();
@@ -134,8 +136,8 @@ def test_a_click_sets_a_goal_that_the_robot_reaches(graph, page):
     page.until("document.getElementById('log').textContent.includes(\"'ann' reached its goal\")", PATIENCE)
     page.until("view.state.frame.robots.goals_reached[0] === 1")
     page.until("Math.hypot(view.scene.pose(0).x - 6.0, view.scene.pose(0).y - 1.5) < 0.5")
-    page.click(*page.js(WHERE % "-1.0, -1.0"))  # outside the map
-    page.until("document.getElementById('hint').textContent.includes('outside the map')", PATIENCE)
+    refused = page.js("view.link.send({type: 'goal', robot: 'ann', x: -5, y: -5}, 'a goal')")
+    assert not refused["ok"] and "outside the map" in refused["text"]
 
 
 def test_stop_stops_all_and_resume_lets_them_go_on(graph, page):
