@@ -63,7 +63,7 @@ class SoakRun:
     ) -> None:
         """Place the robots and give each a goal."""
         self.map, self.policy_file, self.rate, self.seed = map, policy, rate, seed
-        self.policy = OnnxPolicy(policy, POGEMA_LAYOUT)
+        self.policy = OnnxPolicy(policy, POGEMA_LAYOUT, threads=1)
         self.config = FleetConfig(
             execution=execution, latency=LATENCY, seed=seed, first_settle=FIRST_SETTLE
         )
