@@ -330,7 +330,7 @@ def test_fuzzed_bags(tmp_path_factory, small, suffix, data):
         assert f"x.{suffix}" in str(error)
 
 
-@fuzz(40)
+@fuzz(15)
 @given(content=st.binary(max_size=80) | st.text(max_size=60).map(str.encode) | st.sampled_from([
     b"rosbag2_bagfile_information: 3", b"rosbag2_bagfile_information: {relative_file_paths: 7}", b"[" * 500,
     b"rosbag2_bagfile_information: {relative_file_paths: [../../x.mcap, bag.mcap, no.mcap]}",

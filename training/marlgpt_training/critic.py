@@ -155,6 +155,10 @@ def shard_samples(
     for episode in read_shard(path):
         if episode.layout != layout:
             raise StoreError(f"{path}: holds observations of {episode.layout}, the others are of {layout}")
+        if episode.kind == "fleet":
+            raise StoreError(
+                f"{path}: holds recordings, cut where the recorder cut them; name collected stores"
+            )
         steps = len(episode.actions)
         last = steps if episode.ended else steps - _cut(gamma)
         if last < 1 or not episode.spec.get("lifelong", True):

@@ -285,8 +285,7 @@ def _rows(bag: Bag, file: Path, progress: Callable[[int], None], shown: str = ""
     read, last = 0, -1
     with closing(_connect(file)) as connection:
         topics = _topics(connection)
-        rows = connection.execute("SELECT id, topic_id, timestamp, data FROM messages ORDER BY id")
-        for number, topic, stamp, data in _whole(bag, file, shown, rows):
+        for number, topic, stamp, data in _whole(bag, file, shown, connection):
             if number <= last or topic not in topics or not isinstance(data, bytes):
                 continue
             last = number
@@ -299,10 +298,10 @@ def _rows(bag: Bag, file: Path, progress: Callable[[int], None], shown: str = ""
                 read = 0
 
 
-def _whole(bag: Bag, file: Path, shown: str, rows: Iterator[tuple]) -> Iterator[tuple]:
-    """The rows of a query; where the database is damaged, what its pages still hold."""
+def _whole(bag: Bag, file: Path, shown: str, connection: sqlite3.Connection) -> Iterator[tuple]:
+    """All rows; where the database is damaged, what its pages still hold."""
     try:
-        yield from rows
+        yield from connection.execute("SELECT id, topic_id, timestamp, data FROM messages ORDER BY id")
         return
     except sqlite3.DatabaseError as error:
         bag.note(f"{shown}: a part of the database is damaged or cut off ({error})")
