@@ -413,7 +413,10 @@ class Fleet(Robots):
         if self.halted[robot]:
             return Status.STOPPED, "robot is stopped until resumed"
         if now - self.first_pose[robot] < self.config.first_settle:
-            return Status.OFF_GRID, f"stands until its first poses have agreed for {self.config.first_settle:g} s"
+            return (
+                Status.OFF_GRID,
+                f"stands until its first poses have agreed for {self.config.first_settle:g} s",
+            )
         if self.docking[robot]:
             return Status.DOCKING, ""
         if not self.docked[robot]:

@@ -64,9 +64,7 @@ class SoakRun:
         """Place the robots and give each a goal."""
         self.map, self.policy_file, self.rate, self.seed = map, policy, rate, seed
         self.policy = OnnxPolicy(policy, POGEMA_LAYOUT, threads=1)
-        self.config = FleetConfig(
-            execution=execution, latency=LATENCY, seed=seed, first_settle=FIRST_SETTLE
-        )
+        self.config = FleetConfig(execution=execution, latency=LATENCY, seed=seed, first_settle=FIRST_SETTLE)
         self.random = np.random.default_rng((seed, 1))
         self.grid = build_grid(map, RobotConfig("any").radius, MARGIN)
         self.bodies = [RobotConfig(f"robot_{i}") for i in range(robots)]

@@ -77,7 +77,9 @@ PARAMETERS: dict[str, Spec] = {
         10.0,
     ),
     "jump_settle": Spec(4.0, "Seconds for which such poses must agree to be believed.", 0.0, 600.0),
-    "first_settle": Spec(4.0, "Seconds that a robot stands after its first pose, in case it is wrong.", 0.0, 600.0),
+    "first_settle": Spec(
+        4.0, "Seconds that a robot stands after its first pose, in case it is wrong.", 0.0, 600.0
+    ),
     "step_timeout": Spec(
         0.6, "Synchronous: seconds after which the next decision is taken without late robots.", 0.1, 120.0
     ),
