@@ -51,7 +51,8 @@ def session(tmp_path_factory):
     """Three simulated minutes of the expert, imported."""
     folder = tmp_path_factory.mktemp("session")
     assert record_expert.main(record_expert.Args(out=folder / "bag", robots=6, minutes=3)) == 0
-    assert importing.main(importing.Args(bag=(folder / "bag",), out=folder / "store")) == 0
+    step = json.loads((folder / "bag.json").read_text())["step"]
+    assert importing.main(importing.Args(bag=(folder / "bag",), out=folder / "store", step=step)) == 0
     return folder
 
 

@@ -7,6 +7,7 @@ set of moves that it keeps to. The fleet's own shield, reservations and motion e
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -219,7 +220,7 @@ def record(
 
 
 def main(args: Args) -> int:
-    """Record one session; prints how many goals the expert reached per minute.
+    """Record one session; prints goals per minute, and writes what an import must know to ``OUT.json``.
 
     Raises:
         ValueError: An option that cannot be, or a map that the robots do not fit.
@@ -249,4 +250,13 @@ def main(args: Args) -> int:
     print(
         f"{args.out}: {args.robots} robots, {args.minutes:g} min, {goals / args.minutes:.1f} goals per minute"
     )
+    step = pace(loop)
+    note = {"robots": args.robots, "minutes": args.minutes, "step": round(step, 3)}
+    args.out.with_suffix(".json").write_text(json.dumps(note) + "\n")
+    print(f"robots moved in lockstep, every {step:.2f} s: import it with --step {step:.2f}")
     return 0
+
+
+def pace(loop: ClosedLoop) -> float:
+    """Seconds between the joint moves of ``loop``: untold, an import takes waiting for the last one for a choice."""
+    return loop.time / max(1, loop.fleet.steps)

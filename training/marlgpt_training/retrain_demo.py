@@ -89,19 +89,20 @@ def check(args: Args) -> None:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1 is needed")
 
 
-def record(args: Args) -> Path:
-    """The expert's session as a bag, unless it is there already."""
+def record(args: Args) -> tuple[Path, float]:
+    """The expert's session as a bag, unless it is there already, and the seconds of one of its joint moves."""
     bag = args.out / "session"
     wanted = {"robots": args.robots, "minutes": args.minutes}
-    note = args.out / "session.json"
-    if bag.exists() and note.exists() and json.loads(note.read_text()).items() >= wanted.items():
-        print("recorded before")
-        return bag
+    note = bag.with_suffix(".json")
+    if bag.exists() and note.exists():
+        held = json.loads(note.read_text())
+        if held.items() >= wanted.items() and "step" in held:
+            print("recorded before")
+            return bag, float(held["step"])
     code = record_expert.main(record_expert.Args(out=bag, robots=args.robots, minutes=args.minutes))
     if code:
         raise ValueError("the expert's session failed, see above")
-    note.write_text(json.dumps(wanted) + "\n")
-    return bag
+    return bag, float(json.loads(note.read_text())["step"])
 
 
 def summarise(args: Args, report: dict, swap: dict, clock: Clock) -> dict:
@@ -172,9 +173,11 @@ def main(args: Args) -> int:
     with clock.stage(
         "record", f"the expert drives {args.robots} robots for {args.minutes:g} simulated minutes"
     ):
-        bag = record(args)
+        bag, step = record(args)
     with clock.stage("import", "map, poses and goals of the bag become episodes"):
-        code = importing.main(importing.Args(bag=(bag,), out=args.out / "imported", radius=two_halls.RADIUS))
+        code = importing.main(
+            importing.Args(bag=(bag,), out=args.out / "imported", radius=two_halls.RADIUS, step=step)
+        )
         if code:
             raise ValueError("import-bag failed, see above")
     tuned = args.out / "finetune"
