@@ -34,7 +34,7 @@ def die_with_parent():
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """The bag of eight robots that drove for a while at up to four times real time; the recorder was killed."""
+    """The bag of eight robots, simulated in step with the fleet node; the recorder was killed."""
     folder = tmp_path_factory.mktemp("run")
     environment = {
         **os.environ, "ROS_DOMAIN_ID": str(100 + os.getpid() % 100), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
@@ -42,11 +42,15 @@ def recorded(tmp_path_factory):
     }  # fmt: skip
     names = f"robots:={json.dumps(NAMES)}"
     nodes = {
-        "marlgpt_sim.nodes.simulator": [f"map_yaml:={MAP}", names, "real_time_factor:=4.0", "seed:=3"],
+        "marlgpt_sim.nodes.simulator": [
+            f"map_yaml:={MAP}", names, "real_time_factor:=0.0", "lockstep:=true", "lockstep_timeout:=20.0",
+            "stamped_cmd_vel:=true", "seed:=3",
+        ],
         "marlgpt_sim.nodes.map_publisher": [f"map_yaml:={MAP}", "use_sim_time:=true"],
         "marlgpt_sim.nodes.task_source": [names, "use_sim_time:=true", "seed:=3"],
         "marlgpt_policy.nodes.fleet_node": [
             names, f"policy:={POLICY}", "providers:=[CPUExecutionProvider]", "use_sim_time:=true", "autostart:=true",
+            "trigger:=poses", "latency:=-1.0", "stamped_cmd_vel:=true",
         ],
         "marlgpt_sim.nodes.recorder": [f"output:={folder / 'bag'}", "max_duration:=8.0", "use_sim_time:=true"],
     }  # fmt: skip
