@@ -16,7 +16,8 @@ from marlgpt_policy.fleet import FleetConfig
 from marlgpt_sim.closed_loop import ClosedLoop
 from marlgpt_sim.recorder import BagWriter
 from marlgpt_training import cli
-from marlgpt_training.bags.importing import Args, Inventory, import_bag, main, take_inventory
+from marlgpt_training.bags.importing import Args, import_bag, main
+from marlgpt_training.bags.inventory import Inventory, take_inventory
 from marlgpt_training.bags.reading import BagError, Decoder, open_bag, records
 from marlgpt_training.store import read_shard
 from rosbags.rosbag2 import StoragePlugin

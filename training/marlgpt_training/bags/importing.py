@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from marlgpt_policy.geometry import yaw_of
 from marlgpt_policy.grid import NavGrid, build_grid
 from marlgpt_policy.occupancy import OccupancyMap, from_occupancy_grid, load_map_yaml
 from marlgpt_policy.robots_file import FleetFile, load_robots
 from tqdm import tqdm
 
 from marlgpt_training.bags import frames
-from marlgpt_training.bags.decisions import DecisionEpisodes, grid_of, has_observations
+from marlgpt_training.bags.decisions import DecisionEpisodes, has_observations
 from marlgpt_training.bags.infer import Inference
-from marlgpt_training.bags.reading import Bag, BagError, Decoder, Record, Topic, open_bag, records
+from marlgpt_training.bags.inventory import DECISION, Inventory, because, take_inventory
+from marlgpt_training.bags.reading import BagError, Decoder, Record, open_bag, records
 from marlgpt_training.bags.report import write_report
 from marlgpt_training.bags.summary import Summary
 from marlgpt_training.bags.tracks import Track, step_time
 from marlgpt_training.fleet_episode import FleetEpisode
 from marlgpt_training.store import write_shard
 
-DECISION, GRID = "marlgpt_msgs/msg/FleetDecision", "marlgpt_msgs/msg/Grid"
-MAP = "nav_msgs/msg/OccupancyGrid"
 SHARD = 16
 """Episodes of one shard, at most: what is in memory at a time."""
-LOOKED_AT = 200
-"""Messages of tf that are looked at to know the frames."""
 
 
 @dataclass
@@ -69,97 +64,6 @@ class Args:
     """Seconds of a step; 0: how long the robots took for a cell."""
     trust_frames: bool = False
     """Take poses whose frame no tf connects with the map as if they were in the map's frame."""
-
-
-@dataclass
-class Inventory:
-    """What a first pass over a bag found.
-
-    Attributes:
-        topics: All topics by name.
-        grids: Recorded grids by hash, as edges bool[R, C, 5].
-        nav: The last recorded grid as one to drive on.
-        maps: The last map of each topic, not decoded.
-        frames: Frame of the first pose of each topic.
-        offsets: Stamp less time of reception of those, s; None without a stamp.
-        children: Frames that tf knows.
-        decided: Whether the bag's decisions hold what observations rest on; None if there are none.
-        damaged: Messages that could not be decoded, by type [count].
-    """
-
-    topics: dict[str, Topic] = field(default_factory=dict)
-    grids: dict[str, np.ndarray] = field(default_factory=dict)
-    nav: NavGrid | None = None
-    maps: dict[str, Record] = field(default_factory=dict)
-    frames: dict[str, str] = field(default_factory=dict)
-    offsets: dict[str, float | None] = field(default_factory=dict)
-    children: set[str] = field(default_factory=set)
-    decided: bool | None = None
-    damaged: Counter = field(default_factory=Counter)
-
-
-def take_inventory(bag: Bag, decode: Decoder, progress: Callable[[int], None]) -> Inventory:
-    """Look through a bag once: topics, maps and frames.
-
-    Raises:
-        BagError: Nothing can be read.
-    """
-    found = Inventory()
-    transforms = 0
-    for record in records(bag, progress):
-        topic = found.topics.setdefault(record.topic, Topic(record.topic, record.type))
-        topic.count += 1
-        if record.type == MAP:
-            found.maps[record.topic] = record
-            continue
-        wanted = record.type == GRID or (record.type == DECISION and found.decided is None)
-        wanted |= record.type in frames.POSES and record.topic not in found.frames
-        if record.type == frames.TF and (transforms < LOOKED_AT or "static" in record.topic):
-            transforms += 1
-            wanted = True
-        if not wanted:
-            continue
-        try:
-            _look(found, record, decode(record.type, record.encoding, record.definition, record.data))
-        except (ValueError, AttributeError):
-            found.damaged[record.type] += 1
-    if not found.topics:
-        raise BagError(f"{bag.path}: holds no message{_because(bag)}; record it again")
-    return found
-
-
-def _because(bag: Bag) -> str:
-    return f" ({'; '.join(bag.damage[:2])})" if bag.damage else ""
-
-
-def _look(found: Inventory, record: Record, message: Any) -> None:
-    if record.type == GRID:
-        found.grids[message.hash] = grid_of(message)
-        found.nav = nav_grid(message)
-    elif record.type == DECISION:
-        found.decided = has_observations(message)
-    elif record.type == frames.TF:
-        found.children |= {frames.plain_frame(one.child_frame_id) for one in message.transforms}
-    else:
-        stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
-        found.frames[record.topic] = message.header.frame_id
-        found.offsets[record.topic] = stamp - record.stamp * 1e-9 if stamp else None
-
-
-def nav_grid(message: Any) -> NavGrid:
-    """The grid of a ``marlgpt_msgs/Grid``.
-
-    Raises:
-        ValueError: It is none.
-    """
-    moves = grid_of(message)
-    q = message.origin.orientation
-    origin = (
-        float(message.origin.position.x),
-        float(message.origin.position.y),
-        float(yaw_of((q.x, q.y, q.z, q.w))),
-    )
-    return NavGrid(moves[..., 0].copy(), moves, float(message.cell_size), origin, message.frame_id or "map")
 
 
 class Import:
@@ -235,7 +139,7 @@ class Import:
             summary.seen += reader.seen
             summary.dropped.update(+reader.dropped)
         if not summary.seen:
-            raise BagError(f"{self.bag.path}: its decisions are all damaged{_because(self.bag)}; try --poses")
+            raise BagError(f"{self.bag.path}: its decisions are all damaged{because(self.bag)}; try --poses")
 
     # Poses ----------------------------------------------------------------------------------------------
 
