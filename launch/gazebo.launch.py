@@ -56,11 +56,11 @@ ARGUMENTS = {
     "control": ("centralised", "one fleet node for all robots, or decentralised: one robot node for each"),
     "watchdog_timeout": (
         "0.5",
-        "wall seconds without a sign of life from the fleet node until robots are stopped; Gazebo's drives do not stop "
-        "by themselves when commands cease",
+        "seconds without a sign of life from the fleet node until robots are stopped, on the wall's clock; longer in "
+        "proportion below a real_time_factor of 1; Gazebo's drives do not stop by themselves when commands cease",
     ),
 }
-PASSED_ON = ("namespace", "params_file", "policy", "execution", "control", "watchdog_timeout")
+PASSED_ON = ("namespace", "params_file", "policy", "execution", "control")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -100,11 +100,13 @@ def start_gazebo(context: LaunchContext) -> list:
             "on_exit_shutdown": "true",
         }.items(),
     )
+    slowness = 1.0 / min(float(value["real_time_factor"]) or 1.0, 1.0)
     fleet = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(Path(__file__).with_name("fleet.launch.py"))),
         launch_arguments={
             **fleet_arguments(value, plan, files),
             "use_sim_time": "true",
+            "watchdog_timeout": str(float(value["watchdog_timeout"]) * slowness),
             **{name: value[name] for name in PASSED_ON},
         }.items(),
     )

@@ -44,6 +44,17 @@ def test_the_watchdog_waits_no_longer_than_usual():
     assert float(ast.literal_eval(arguments("gazebo.launch.py")["watchdog_timeout"])) <= usual
 
 
+def test_in_slow_motion_the_watchdog_waits_longer_in_both_simulators():
+    """The watchdog's clock is the wall's; a fleet node on slower simulated time shows signs of life less often."""
+    scaling = 'slowness = 1.0 / min(float(value["real_time_factor"]) or 1.0, 1.0)'
+    for name, timeout in (
+        ("sim.launch.py", "str(WATCHDOG_TIMEOUT * slowness)"),
+        ("gazebo.launch.py", 'str(float(value["watchdog_timeout"]) * slowness)'),
+    ):
+        source = (LAUNCH / name).read_text()
+        assert scaling in source and f'"watchdog_timeout": {timeout}' in source
+
+
 def test_every_file_of_the_launch_folder_is_installed():
     linked = LAUNCH.parent / "ros2_ws" / "src" / "marlgpt_sim" / "launch"
     assert linked.resolve() == LAUNCH and (linked / "gazebo.launch.py").is_file()
