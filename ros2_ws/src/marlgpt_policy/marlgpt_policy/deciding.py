@@ -15,12 +15,12 @@ from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy import OnnxPolicy, PolicyOutput, choose
 from marlgpt_policy.remedies import (
     FIRST,
-    LONGEST_FIRST,
     NONE,
     PIBT,
     PIBT_AFTER,
     WAY,
     Detours,
+    First,
     rungs,
     shortest,
 )
@@ -109,7 +109,7 @@ class Decider:
         self.rescue = Rescue(costs, len(robots))
         self.detours = Detours(costs)
         self._closed = self.detours.closed
-        self.firsts: dict[int, tuple[tuple[int, ...], float]] = {}  # robot -> goal, and since when in s
+        self.firsts: dict[int, First] = {}
         compile_search()
 
     def grow(self, count: int) -> None:
@@ -174,12 +174,9 @@ class Decider:
         )
         inferred = time.perf_counter()
         fixed = ~ready[on_grid]
-        shut = closed.copy()
-        shut[tuple(anchors[fixed].T)] = True
         planned = self.rescue.propose(
-            members, anchors[which], goals[which], fields[which], self.patience.idle[members], shut,
-            self._held,
-        )  # fmt: skip
+            on_grid, anchors, goals, fields, self.patience.idle[on_grid], closed, self._held, ~fixed
+        )[which]
         first = np.isin(members, list(self.firsts)) & (planned < 0)
         remedy = rungs(self.patience.idle[members], planned >= 0, first, self.temperature)
         priority = np.where(
@@ -236,9 +233,9 @@ class Decider:
         If they lost that as soon as they get on, the next one would push them back. They are far from each other.
         """
         robots = self.robots
-        for i, (goal, since) in list(self.firsts.items()):
-            same = tuple(robots.goals[i].tolist()) == goal
-            if not (fit[i] and same) or now - since > LONGEST_FIRST or now < since:
+        for i, first in list(self.firsts.items()):
+            same = tuple(robots.goals[i].tolist()) == first.goal
+            if not (fit[i] and same) or first.in_vain(self._left(i), now):
                 del self.firsts[i]
                 self.patience.idle[i] = 0.0
         stuck = np.where(fit & (robots.goals[:, 0] >= 0), self.patience.idle, 0.0)
@@ -251,8 +248,13 @@ class Decider:
                 else UNREACHABLE
             )
             if i not in self.firsts and apart > 2 * WAY:
-                self.firsts[i] = (tuple(robots.goals[i].tolist()), now)
+                self.firsts[i] = First(tuple(robots.goals[i].tolist()), now, self._left(i), now)
                 self.remedies["firsts"] += 1
+
+    def _left(self, robot: int) -> int:
+        """Steps from where a robot will stand to its goal."""
+        end = self.robots.ends[robot]
+        return int(self.costs.field(self.robots.goals[robot])[tuple(end)]) if end[0] >= 0 else UNREACHABLE
 
     def _steps_from(self, robot: int) -> np.ndarray:
         """int[n] steps from where a robot will stand to where each of the others will."""

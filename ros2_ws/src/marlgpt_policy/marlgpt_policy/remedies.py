@@ -18,6 +18,8 @@ it (``docking.py``), and the ways of all lead around robots that do not drive.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from marlgpt_policy.cost_to_go import MOVE_OFFSETS as MOVES
@@ -34,6 +36,8 @@ FIRST = 1e7
 """Added to the priority of such robots; more than that of robots that follow a plan."""
 LONGEST_FIRST = 180.0
 """Seconds after which another one may be first."""
+IN_VAIN = 30.0
+"""Seconds in which such a robot must get on, or it stops being first: it does not help, and others may need it."""
 OBSTACLE_AFTER = 5.0
 """Seconds that a robot must be unfit to drive for the ways of others to lead around it."""
 
@@ -63,6 +67,29 @@ def rungs(idle: np.ndarray, planned: np.ndarray, first: np.ndarray, temperature:
     """
     hot = (idle > PATIENCE) & (temperature > 0)
     return np.select([first, planned, hot], [PIBT, PLAN, SAMPLING], NONE).astype(np.int8)
+
+
+@dataclass
+class First:
+    """A robot that everybody makes way for.
+
+    Attributes:
+        goal: Its goal cell; with another goal it is not first any more.
+        since: When it became first, s.
+        nearest: Fewest steps to its goal since then.
+        gained: When it came there, s.
+    """
+
+    goal: tuple[int, ...]
+    since: float
+    nearest: int
+    gained: float
+
+    def in_vain(self, left: int, now: float) -> bool:
+        """Whether it should be first no longer; ``left`` is its steps to the goal at ``now`` s."""
+        if left < self.nearest:
+            self.nearest, self.gained = left, now
+        return now < self.since or now - self.since > LONGEST_FIRST or now - self.gained > IN_VAIN
 
 
 class Detours:

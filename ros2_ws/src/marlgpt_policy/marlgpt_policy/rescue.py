@@ -99,24 +99,28 @@ class Rescue:
         idle: np.ndarray,
         closed: np.ndarray,
         held: Collection[int] = (),
+        ready: np.ndarray | None = None,
     ) -> np.ndarray:
         """Moves of the robots that follow a plan.
 
         Args:
-            robots: int[m] indices of the robots that decide now.
-            cells: int[m, 2] where they are, all different.
+            robots: int[m] indices of robots.
+            cells: int[m, 2] where they are or will be, all different.
             goals: int[m, 2] their goals.
             fields: int32[m, R, C] cost-to-go towards their goals.
             idle: float[m] decisions since they were last nearer to their goal than ever (``patience.py``).
-            closed: bool[R, C] cells that none of them may enter (held by others).
+            closed: bool[R, C] cells that none of them may enter.
             held: Robots whose plans wait until all of them are ready; these plans go on later.
+            ready: bool[m] robots that decide now, all if not given. The others are obstacles for those near them.
 
         Returns:
             int8[m] moves, -1 for robots without a plan.
         """
         found = np.full(len(robots), -1, dtype=np.int8)
-        place = {int(robot): k for k, robot in enumerate(robots)}
-        self._pause[robots] = np.maximum(self._pause[robots] - 1, 0)
+        ready = np.ones(len(robots), dtype=bool) if ready is None else ready
+        place = {int(robot): k for k, robot in enumerate(robots) if ready[k]}
+        deciding = robots[ready]
+        self._pause[deciding] = np.maximum(self._pause[deciding] - 1, 0)
         self.plans = [
             plan
             for plan in self.plans
@@ -127,9 +131,10 @@ class Rescue:
             robot = int(robots[k])
             if idle[k] < AFTER:
                 break
-            if robot in taken or self._pause[robot]:
+            if robot in taken or self._pause[robot] or not ready[k]:
                 continue
-            plan = self._plan(int(k), robots, cells, goals, fields, closed, taken)
+            can = ready & ~np.isin(robots, list(taken))
+            plan = self._plan(int(k), robots, cells, goals, fields, closed, can)
             if plan is None:
                 self._pause[robot] = PAUSE
                 continue
@@ -160,15 +165,14 @@ class Rescue:
             return False
         return plan.step + 1 < len(plan.path) and plan.step < LONGEST
 
-    def _plan(self, k: int, robots, cells, goals, fields, closed, taken: set[int]) -> Plan | None:
+    def _plan(self, k: int, robots, cells, goals, fields, closed, can: np.ndarray) -> Plan | None:
         """A plan for the robot in row ``k``, or None."""
         distance = int(fields[k][tuple(cells[k])])
         if not 0 < distance < UNREACHABLE:
             return None
         away = np.minimum(np.abs(cells - cells[k]).max(axis=1), np.abs(cells - goals[k]).max(axis=1))
         away[k] = -1
-        can = np.array([int(robot) not in taken for robot in robots])
-        can &= fields[np.arange(len(robots)), cells[:, 0], cells[:, 1]] < UNREACHABLE
+        can = can & (fields[np.arange(len(robots)), cells[:, 0], cells[:, 1]] < UNREACHABLE)
         for radius in RADII:
             near = np.flatnonzero(away <= radius)
             near = near[np.argsort(away[near], kind="stable")]
