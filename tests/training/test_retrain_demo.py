@@ -92,7 +92,7 @@ def test_the_command_runs_the_whole_loop(tmp_path):
     command = [
         sys.executable, "-c", CODE, "retrain-demo", "--out", str(out), "--robots", "4", "--minutes", "1.5",
         "--steps", "4", "--original-shards", "1", "--original-episodes", "1", "--runs", "2", "--run-minutes", "0.2",
-        "--maps", "0", "--swap-seconds", "6", "--workers", "1",
+        "--maps", "0", "--swap-seconds", "6", "--workers", "1", "--dagger", "0",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ROS_DOMAIN_ID": str(101 + os.getpid() % 100)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)

@@ -24,6 +24,10 @@ from marlgpt_training.bags import importing
 from marlgpt_training.tuning_evaluation import Budget
 
 
+ORIGINAL_SHARE, DAGGER_SHARE = 0.25, 0.4
+"""Shares of the samples: of the original families, and of data aggregation; the rest is the recording."""
+
+
 @dataclasses.dataclass
 class Args:
     """Record an expert, import its bag, fine-tune, and swap the policy of a driving fleet."""
@@ -34,7 +38,7 @@ class Args:
     """Robots on the site of two halls."""
     minutes: float = 20.0
     """Simulated minutes of the expert's session."""
-    steps: int = 300
+    steps: int = 400
     """Optimiser steps."""
     original_shards: int = 3
     """Shards of replay data of the original map families."""
@@ -48,8 +52,8 @@ class Args:
     """Held-out maps of each original family, for forgetting; 0 for none."""
     swap_seconds: float = 120.0
     """Simulated seconds that the fleet drives before and after the swap."""
-    dagger: int = 0
-    """Rounds of data aggregation on the site besides the recording."""
+    dagger: int = 3
+    """Rounds of data aggregation on the site besides the recording; 0: the recording alone."""
     workers: int = max(1, min(2, os.cpu_count() or 1))
     """Processes for data and evaluation."""
     seed: int = 0
@@ -187,6 +191,7 @@ def main(args: Args) -> int:
             finetune.Args(
                 store=[str(args.out / "imported")], out=tuned, steps=args.steps, map=site_map,
                 original_shards=args.original_shards, original_episodes=args.original_episodes,
+                original_share=ORIGINAL_SHARE, dagger_share=DAGGER_SHARE,
                 radius=two_halls.RADIUS, evaluate=budget, dagger=args.dagger, workers=args.workers, seed=args.seed,
                 device="cpu",
             )
