@@ -23,7 +23,6 @@ from marlgpt_training import finetune, record_expert, tuning_evaluation
 from marlgpt_training.bags import importing
 from marlgpt_training.tuning_evaluation import Budget
 
-
 ORIGINAL_SHARE, DAGGER_SHARE = 0.25, 0.4
 """Shares of the samples: of the original families, and of data aggregation; the rest is the recording."""
 
