@@ -5,7 +5,7 @@
 
 World and bridge configuration are written at the start, from the map and the robots; with the same arguments the
 robots are those of sim.launch.py, at the same places, with the same parameters of the fleet node. Needs Gazebo
-Harmonic with ros_gz_sim and ros_gz_bridge. Everything but Gazebo follows simulated time.
+Harmonic's `gz` on the PATH and ros_gz_bridge. Everything but Gazebo follows simulated time.
 """
 
 import tempfile
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launch.actions import (
     DeclareLaunchArgument,
+    ExecuteProcess,
     GroupAction,
     IncludeLaunchDescription,
     OpaqueFunction,
@@ -91,14 +92,12 @@ def start_gazebo(context: LaunchContext) -> list:
         node("ros_gz_bridge", "parameter_bridge", config_file=str(files.bridge)),
     ]
     gui = value["gui"].lower() in ("true", "1", "yes", "on")
-    gazebo = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(
-            PathJoinSubstitution([FindPackageShare("ros_gz_sim"), "launch", "gz_sim.launch.py"])
-        ),
-        launch_arguments={
-            "gz_args": f"-r {'' if gui else '-s '}{files.world}",
-            "on_exit_shutdown": "true",
-        }.items(),
+    # Not ros_gz_sim's launch file: it starts Gazebo in a shell, and launch's signals at the end reach only the shell.
+    gazebo = ExecuteProcess(
+        cmd=["gz", "sim", "-r", *([] if gui else ["-s"]), str(files.world)],
+        name="gazebo",
+        output="screen",
+        on_exit=[Shutdown(reason="Gazebo ended")],
     )
     slowness = 1.0 / min(float(value["real_time_factor"]) or 1.0, 1.0)
     fleet = IncludeLaunchDescription(
@@ -112,7 +111,7 @@ def start_gazebo(context: LaunchContext) -> list:
     )
     end = [TimerAction(period=duration, actions=[Shutdown(reason=f"{duration:g} s are over")])]
     return [
-        GroupAction([gazebo]),
+        gazebo,
         GroupAction([PushRosNamespace(value["namespace"]), *(part for pair in nodes for part in pair)]),
         GroupAction([fleet]),
         *(end if duration > 0.0 else []),
