@@ -58,3 +58,17 @@ def test_in_slow_motion_the_watchdog_waits_longer_in_both_simulators():
 def test_every_file_of_the_launch_folder_is_installed():
     linked = LAUNCH.parent / "ros2_ws" / "src" / "marlgpt_sim" / "launch"
     assert linked.resolve() == LAUNCH and (linked / "gazebo.launch.py").is_file()
+
+
+def test_gazebo_is_started_without_a_shell():
+    """A shell does not pass on the signals with which launch ends its processes: the server would live on."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse((LAUNCH / "gazebo.launch.py").read_text()))
+        if isinstance(node, ast.Call)
+    ]
+    started = [call for call in calls if ast.unparse(call.func) == "ExecuteProcess"]
+    assert len(started) == 1
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in started[0].keywords}
+    assert "shell" not in keywords and keywords["cmd"].startswith("['gz', 'sim', ")
+    assert "Shutdown" in keywords["on_exit"]
