@@ -144,10 +144,21 @@ class Page:
             self.mouse(kind, x, y)
 
     def click_on(self, selector: str) -> None:
+        """Click in the middle of an element once it stays where it is and nothing covers it."""
         element = f"document.querySelector({json.dumps(selector)})"
-        self.js(f"{element}.scrollIntoView({{block: 'nearest'}})")
-        box = self.js(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({element}.getBoundingClientRect())")
-        self.click(*box)
+        place = (
+            "(e => { e.scrollIntoView({block: 'nearest', behavior: 'instant'}); const b = e.getBoundingClientRect();"
+            "const x = b.x + b.width / 2, y = b.y + b.height / 2, top = document.elementFromPoint(x, y);"
+            f"return [x, y, Boolean(top) && e.contains(top)]; }})({element})"
+        )
+        end, before = time.monotonic() + 30.0, None
+        while True:
+            x, y, free = now = self.js(place)
+            if free and now == before:
+                return self.click(x, y)
+            assert time.monotonic() < end, f"{selector} stays covered or moves: {now}\n{self.text()[-2500:]}"
+            before = now
+            time.sleep(0.1)
 
     def press(self, key: str, code: int = 0) -> None:
         """A key, such as ``s``, ``Escape`` or ``ArrowUp``."""

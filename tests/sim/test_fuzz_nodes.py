@@ -1,5 +1,7 @@
 """Fuzzed messages, bytes and bags: whatever the simulation's nodes hear, nothing leaves a callback."""
 
+import asyncio
+import json
 import os
 import sys
 from pathlib import Path
@@ -12,22 +14,28 @@ rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("marlgpt_msgs")
 pytest.importorskip("rosbags")
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from geometry_msgs.msg import Pose, PoseArray, Twist, TwistStamped  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from marlgpt_msgs.msg import FleetDecision, FleetState, RobotState, SimStatus  # noqa: E402
+from marlgpt_msgs.action import Navigate  # noqa: E402
+from marlgpt_msgs.msg import FleetDecision, FleetState, Grid, RobotState, SimStatus  # noqa: E402
 from marlgpt_msgs.srv import GetGrid  # noqa: E402
 from marlgpt_policy.grid import build_grid  # noqa: E402
-from marlgpt_policy.nodes.conversions import grid_response  # noqa: E402
+from marlgpt_policy.nodes.conversions import grid_message, grid_response  # noqa: E402
 from marlgpt_policy.occupancy import OccupancyMap, save_map_yaml  # noqa: E402
 from marlgpt_sim.nodes.demo_monitor import Monitor  # noqa: E402
+from marlgpt_sim.nodes.orders import _awaitable  # noqa: E402
 from marlgpt_sim.nodes.recorder import RecorderNode  # noqa: E402
 from marlgpt_sim.nodes.simulator import Simulator  # noqa: E402
 from marlgpt_sim.nodes.task_source import TaskSource  # noqa: E402
+from marlgpt_sim.nodes.view_node import ViewNode  # noqa: E402
 from marlgpt_sim.recorder import BagWriter, TopicSpec, recover  # noqa: E402
+from nav_msgs.msg import OccupancyGrid  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSProfile  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
+from rclpy.task import Future  # noqa: E402
 from rosbags.rosbag2 import Reader  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -47,6 +55,18 @@ COVERED = {
     "demo_monitor.py": {
         "test_the_monitor_survives": {
             "self._on_state", "self._on_decision", "self._on_truth", "self._on_status",
+        },
+    },
+    "view_node.py": {
+        "test_the_view_survives": {
+            "self._on_state", "self._on_map", "self.picture.set_grid", "self.picture.set_sim",
+            "self.picture.set_diagnostics",
+        },
+        "test_answers_to_the_view_survive": {"self._on_radius"},
+    },
+    "orders.py": {
+        "test_answers_to_the_view_survive": {
+            "lambda _: loop.call_soon_threadsafe(hand_over)", "lambda done: self._on_result(command.robot, done)",
         },
     },
 }  # fmt: skip
@@ -266,6 +286,78 @@ def test_what_was_recorded_in_between_makes_a_trace(monitor):
         message.poses = message.poses[:1]
         taken[PoseArray][0](message)
     assert monitor.trace({}).goals.shape == (4, 2, 2)
+
+
+# Live view -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def view():
+    node = ViewNode(parameter_overrides=overrides({"port": 0}))
+    yield node
+    node.destroy_node()
+
+
+def as_message(map):
+    message = OccupancyGrid()
+    message.info.resolution, message.info.width, message.info.height = 0.05, *map.occupied.shape[::-1]
+    message.info.origin.orientation.w = 1.0
+    message.data = [0] * map.occupied.size
+    return message
+
+
+VIEWED = {
+    FleetState: FLEET, OccupancyGrid: as_message(room()), Grid: grid_message(build_grid(room(), 0.22)),
+    SimStatus: SimStatus(), DiagnosticArray: DiagnosticArray(status=[DiagnosticStatus(name="fleet: driving")]),
+}  # fmt: skip
+
+
+@fuzz(80)
+@given(
+    steps=st.lists(
+        st.sampled_from(list(VIEWED)).flatmap(lambda kind: messages(kind) | like(VIEWED[kind])),
+        min_size=1,
+        max_size=8,
+    ),
+    torn=st.data(),
+)
+def test_the_view_survives(view, steps, torn):
+    taken = inputs(view)
+    assert taken.keys() == VIEWED.keys()
+    for step in steps:
+        if isinstance(step, FleetState):
+            data = serialize_message(step)
+            taken[FleetState][0](torn.draw(st.just(data) | st.binary(max_size=40)))
+            view._read_state()
+        else:
+            taken[type(step)][0](step)
+        json.loads(view.picture.frame())
+        for part in ("map", "grid", "roster"):
+            view.picture.message(part)
+    taken[FleetState][0](serialize_message(FLEET))
+    view._read_state()
+    assert view.picture.names == ("a", "b")
+
+
+@fuzz(40)
+@given(radius=st.floats(), status=st.integers(0, 9), why=st.lists(st.text(), max_size=2))
+def test_answers_to_the_view_survive(view, radius, status, why):
+    for values in ([], [SimpleNamespace(double_value=radius)]):
+        view._on_radius(SimpleNamespace(result=lambda values=values: SimpleNamespace(values=values)))
+    result = Navigate.Result(messages=[text.encode("utf-8", "replace").decode() for text in why])
+    for response in (None, SimpleNamespace(status=status, result=result)):
+        view.orders._on_result("a", SimpleNamespace(result=lambda response=response: response))
+
+    async def ask(future):
+        waiting = _awaitable(future)
+        future.set_result(status) if status else future.set_exception(RuntimeError("x"))
+        return await waiting
+
+    if status:
+        assert asyncio.run(ask(Future())) == status
+    else:
+        with pytest.raises(RuntimeError):
+            asyncio.run(ask(Future()))
 
 
 # Recorder ------------------------------------------------------------------------------------------------

@@ -165,6 +165,7 @@ def test_stop_stops_all_and_resume_lets_them_go_on(graph, page):
 
 
 def test_stop_and_resume_of_one_robot(graph, page):
+    page.press("Escape")  # a click on the robot that is selected deselects it
     page.click_on("#robots tr:nth-child(2) button")
     page.click_on("#stopone")
     page.until("view.state.frame.robots.status[1] === 5 && view.state.frame.robots.status[0] !== 5")

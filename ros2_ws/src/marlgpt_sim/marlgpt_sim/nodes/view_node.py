@@ -108,8 +108,14 @@ class ViewNode(Node):
 
     def _read_state(self) -> None:
         data, self._raw_state = self._raw_state, None
-        if data is not None:
+        if data is None:
+            return
+        try:
             self.picture.set_state(deserialize_message(data, FleetState))
+        except Exception as error:  # bytes from the network may be anything
+            self.get_logger().warning(
+                f"a fleet state was refused: {error!r}"[:300], throttle_duration_sec=5.0
+            )
 
     def _on_map(self, message: OccupancyGrid) -> None:
         try:
