@@ -147,7 +147,7 @@ class Page:
         """Click in the middle of an element once it stays where it is and nothing covers it."""
         element = f"document.querySelector({json.dumps(selector)})"
         place = (
-            "(e => { e.scrollIntoView({block: 'nearest', behavior: 'instant'}); const b = e.getBoundingClientRect();"
+            "(e => { e.scrollIntoView({block: 'center', behavior: 'instant'}); const b = e.getBoundingClientRect();"
             "const x = b.x + b.width / 2, y = b.y + b.height / 2, top = document.elementFromPoint(x, y);"
             f"return [x, y, Boolean(top) && e.contains(top)]; }})({element})"
         )
