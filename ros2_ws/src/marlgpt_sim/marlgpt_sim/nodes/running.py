@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Callable
 
 import rclpy
@@ -48,7 +50,14 @@ def run(
         if rclpy.ok():  # otherwise it was interrupted inside compiled code, which wraps the interrupt
             raise
     finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+        # A terminal and `ros2 launch` both send an interrupt: the second one must not end the clean-up.
+        quiet = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN) if quiet else None
+        try:
+            if node is not None:
+                node.destroy_node()
+            rclpy.try_shutdown()
+        finally:
+            if quiet:
+                signal.signal(signal.SIGINT, before)
     return 0
