@@ -6,13 +6,13 @@ Two halls joined by two aisles, 12 cells long and one robot wide, which robots o
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.grid import NavGrid
-from marlgpt_policy.occupancy import MapError, OccupancyMap, save_map_yaml
+from marlgpt_policy.occupancy import OccupancyMap
+
+from marlgpt_sim.map_writer import write_map
 
 RESOLUTION = 0.05  # m per pixel
 CELL = 14  # pixels, 0.7 m: what a robot of this radius needs
@@ -74,18 +74,7 @@ def one_way(grid: NavGrid) -> np.ndarray:
 
 def main(args: list[str] | None = None) -> int:
     """Write the map where the command line says; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description="Write the site of two halls and two aisles as map_server YAML and PGM."
-    )
-    parser.add_argument("out", type=Path, help="YAML file to write; the image goes beside it")
-    out = parser.parse_args(args).out
-    try:
-        image = save_map_yaml(two_halls_map(), out)
-    except (MapError, OSError) as error:
-        print(f"two_halls: {error}", file=sys.stderr)
-        return 1
-    print(f"{out} and {image}")
-    return 0
+    return write_map("two_halls", "the site of two halls and two aisles", two_halls_map, args)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ east, charging bays in the south east, and pillars. 32.4 m x 20.25 m, origin in 
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
-from marlgpt_policy.occupancy import MapError, OccupancyMap, save_map_yaml
+from marlgpt_policy.occupancy import OccupancyMap
+
+from marlgpt_sim.map_writer import write_map
 
 RESOLUTION = 0.05  # m per pixel
 WIDTH, HEIGHT = 648, 405  # pixels
@@ -59,16 +59,7 @@ def _office(occupied: np.ndarray) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Write the map where the command line says; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Write the warehouse map as map_server YAML and PGM.")
-    parser.add_argument("out", type=Path, help="YAML file to write; the image goes beside it")
-    out = parser.parse_args(args).out
-    try:
-        image = save_map_yaml(warehouse_map(), out)
-    except (MapError, OSError) as error:
-        print(f"warehouse: {error}", file=sys.stderr)
-        return 1
-    print(f"{out} and {image}")
-    return 0
+    return write_map("warehouse", "the warehouse map", warehouse_map, args)
 
 
 if __name__ == "__main__":
