@@ -40,7 +40,8 @@ def hostname_of(netloc: str) -> str | None:
     except ValueError:
         return None
     plain = parts.username is None and not parts.path and not parts.query and not parts.fragment
-    return parts.hostname if plain else None
+    # urlsplit leaves a zone ("%eth0") as it was written.
+    return parts.hostname.lower() if plain and parts.hostname else None
 
 
 def make_token() -> str:
