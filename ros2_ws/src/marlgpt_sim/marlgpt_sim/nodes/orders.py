@@ -14,6 +14,7 @@ from marlgpt_policy.geometry import quaternion_of
 from marlgpt_policy.robots_file import FleetFile
 from marlgpt_policy.robots_keys import check_name
 from rclpy.action import ActionClient
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -25,6 +26,8 @@ from marlgpt_sim.view.protocol import Command
 
 ANSWER_TIMEOUT = 5.0
 """Seconds that the fleet may take to answer."""
+RECEIPT_TIMEOUT = 1.0
+"""Seconds within which all listeners have to have received an emergency stop."""
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 MOST_TOPICS = 1024
 """Robots to which goals were published and that are remembered."""
@@ -72,14 +75,30 @@ class Orders:
             self.tell(text, level)
 
     async def _stop(self) -> Answer:
-        """Publish the emergency stop, which watchdogs and single robots hear, too, then have the stop confirmed."""
+        """Publish the emergency stop, which watchdogs and single robots hear, too, then have the stop confirmed.
+
+        Where a fleet node serves ``fleet/stop``, only its answer confirms: a process that has just died is counted
+        among listeners until its lease ends, and one that hangs still receives. Elsewhere (decentralised fleets,
+        a watchdog alone) receipt by all listeners has to do.
+        """
         self._emergency.publish(Bool(data=True))
-        listeners = self._emergency.get_subscription_count()
         self.tell("Stop of all robots sent from a browser", "bad")
         ok, text = await self._call(self._all["stop"], Trigger.Request())
-        if not ok and listeners:
-            return True, f"emergency stop sent to {listeners} listeners; not confirmed by fleet/stop: {text}"
-        return ok, text
+        listeners = self._emergency.get_subscription_count()
+        if ok or not listeners or self._all["stop"].service_is_ready():
+            return ok, text
+        received = await self._received()
+        how = "received by" if received else "sent to, but not received by all of"
+        return received, f"emergency stop {how} {listeners} listeners; {text}"
+
+    async def _received(self) -> bool:
+        """Whether all listeners acknowledge the emergency stop in time."""
+        for _ in range(round(RECEIPT_TIMEOUT / 0.02)):
+            # Many short looks: a long one would keep Python's lock, and with it the whole page, all the time.
+            if self._emergency.wait_for_all_acked(Duration(nanoseconds=100_000)):
+                return True
+            await asyncio.sleep(0.02)
+        return False
 
     async def _call(self, client: Any, request: Any) -> Answer:
         name = client.srv_name
