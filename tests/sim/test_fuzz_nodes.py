@@ -24,13 +24,15 @@ from marlgpt_msgs.srv import GetGrid  # noqa: E402
 from marlgpt_policy.grid import build_grid  # noqa: E402
 from marlgpt_policy.nodes.conversions import grid_message, grid_response  # noqa: E402
 from marlgpt_policy.occupancy import OccupancyMap, save_map_yaml  # noqa: E402
+from marlgpt_sim.bag_recovery import recover  # noqa: E402
+from marlgpt_sim.bag_types import TopicSpec  # noqa: E402
 from marlgpt_sim.nodes.demo_monitor import Monitor  # noqa: E402
 from marlgpt_sim.nodes.orders import _awaitable  # noqa: E402
 from marlgpt_sim.nodes.recorder import RecorderNode  # noqa: E402
 from marlgpt_sim.nodes.simulator import Simulator  # noqa: E402
 from marlgpt_sim.nodes.task_source import TaskSource  # noqa: E402
 from marlgpt_sim.nodes.view_node import ViewNode  # noqa: E402
-from marlgpt_sim.recorder import BagWriter, TopicSpec, recover  # noqa: E402
+from marlgpt_sim.recorder import BagWriter  # noqa: E402
 from nav_msgs.msg import OccupancyGrid  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSProfile  # noqa: E402

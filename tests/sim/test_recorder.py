@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("rosbags")
-from marlgpt_sim.recorder import BagWriter, TopicSpec, load_types, recover  # noqa: E402
+from marlgpt_sim.bag_recovery import recover  # noqa: E402
+from marlgpt_sim.bag_types import TopicSpec, load_types  # noqa: E402
+from marlgpt_sim.recorder import BagWriter  # noqa: E402
 from rosbags.interfaces import QosDurability, QosReliability  # noqa: E402
 from rosbags.rosbag2 import Reader  # noqa: E402
 
@@ -331,7 +333,8 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 KILLED = """
 import sys, time
-from marlgpt_sim.recorder import BagWriter, load_types
+from marlgpt_sim.bag_types import load_types
+from marlgpt_sim.recorder import BagWriter
 types = load_types([])
 bag = BagWriter(sys.argv[1], max_duration=1.0)  # with the flush period that is the default
 bag.add_topic("/a", "std_msgs/msg/String", [])

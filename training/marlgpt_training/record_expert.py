@@ -22,8 +22,9 @@ from marlgpt_policy.occupancy import OccupancyMap, load_map_yaml
 from marlgpt_policy.policy import PolicyOutput
 from marlgpt_policy.tracker import MotionLimits
 from marlgpt_sim import two_halls
+from marlgpt_sim.bag_types import TopicSpec
 from marlgpt_sim.closed_loop import ClosedLoop
-from marlgpt_sim.recorder import BagWriter, TopicSpec
+from marlgpt_sim.recorder import BagWriter
 from tqdm import tqdm
 
 from marlgpt_training.collect import window_of

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from marlgpt_sim.bag_types import load_types
 from marlgpt_sim.mcap_scan import Damage, scan
-from marlgpt_sim.recorder import load_types
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 

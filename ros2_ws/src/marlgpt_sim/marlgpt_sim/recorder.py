@@ -5,116 +5,28 @@ A bag is a folder with ``.mcap`` files and a ``metadata.yaml``, as ``ros2 bag re
 unchanged. `marlgpt_sim.nodes.recorder` feeds this writer from subscriptions.
 
 A thread forces what was written to disk every half second, whether or not more messages come, so a killed process
-loses at most that much; `recover` turns what it left into a complete bag, and `marlgpt import-bag` reads it as it is.
+loses at most that much; `bag_recovery.recover` turns what it left into a complete bag, and `marlgpt import-bag` reads
+it as it is.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from rosbags.interfaces import (
-    Connection,
-    Qos,
-    QosDurability,
-    QosHistory,
-    QosLiveliness,
-    QosReliability,
-    QosTime,
-)
+from rosbags.interfaces import Connection, Qos, QosDurability
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.rosbag2.metadata import parse_qos
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
 
-from marlgpt_sim.mcap_scan import Channel, Damage, scan
+from marlgpt_sim.bag_metadata import write_metadata
+from marlgpt_sim.bag_types import load_types
 
 _BAG_VERSION = 9
-_FOREVER = QosTime(9223372036, 854775807)  # how rmw writes "no deadline": 2**63 - 1 nanoseconds
-
-
-@dataclass(frozen=True)
-class TopicSpec:
-    """One topic to record.
-
-    Args:
-        name: Topic name, relative or absolute; resolved by the recording node.
-        type: Message type, ``package/msg/Name``.
-        reliable: Ask publishers for reliable delivery. A best effort publisher needs False.
-        latched: Ask for the last message of a late-joining transient local publisher (maps).
-        depth: Messages that may wait for the recorder [count].
-    """
-
-    name: str
-    type: str
-    reliable: bool = True
-    latched: bool = False
-    depth: int = 100
-
-    def __post_init__(self) -> None:
-        """Refuse a type that is not ``package/msg/Name`` and a depth below 1."""
-        parts = self.type.split("/")
-        if len(parts) != 3 or parts[1] != "msg" or not all(parts):
-            raise ValueError(f"topic {self.name!r}: type {self.type!r} is not like 'nav_msgs/msg/Odometry'")
-        if self.depth < 1:
-            raise ValueError(f"topic {self.name!r}: depth must be at least 1, got {self.depth}")
-
-    def qos(self) -> Qos:
-        """The profile of this specification, in the form a bag stores."""
-        return Qos(
-            history=QosHistory.KEEP_LAST,
-            depth=self.depth,
-            reliability=QosReliability.RELIABLE if self.reliable else QosReliability.BEST_EFFORT,
-            durability=QosDurability.TRANSIENT_LOCAL if self.latched else QosDurability.VOLATILE,
-            deadline=_FOREVER,
-            lifespan=_FOREVER,
-            liveliness=QosLiveliness.AUTOMATIC,
-            liveliness_lease_duration=_FOREVER,
-            avoid_ros_namespace_conventions=False,
-        )
-
-
-def message_folders(package: str) -> list[Path]:
-    """Folders that may hold the ``.msg`` files of a package, best first.
-
-    Looks at ``share/<package>/msg`` of every prefix in ``AMENT_PREFIX_PATH``, then at the source tree that
-    this file lies in.
-    """
-    prefixes = [prefix for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
-    folders = [Path(prefix) / "share" / package / "msg" for prefix in prefixes]
-    folders.append(Path(__file__).resolve().parents[2] / package / "msg")
-    return [folder for folder in folders if folder.is_dir()]
-
-
-def load_types(packages: Iterable[str]) -> Typestore:
-    """Type definitions of ROS 2 Kilted plus the messages of the named packages.
-
-    Args:
-        packages: Packages whose messages must be known. Those that ROS itself ships are known already.
-
-    Raises:
-        FileNotFoundError: The ``.msg`` files of a package are nowhere to be found.
-    """
-    store = get_typestore(Stores.ROS2_KILTED)
-    known = {name.split("/")[0] for name in store.types}
-    for package in sorted(set(packages) - known):
-        folders = message_folders(package)
-        if not folders:
-            raise FileNotFoundError(
-                f"no .msg files of package {package!r}: source the install/setup.bash that it was built into"
-            )
-        definitions = {}
-        for path in sorted(folders[0].glob("*.msg")):
-            text = path.read_text(encoding="utf-8")
-            definitions.update(get_types_from_msg(text, f"{package}/msg/{path.stem}"))
-        store.register(definitions)
-    return store
+_TRANSFORMS = "tf2_msgs/msg/TFMessage"
+_MOST_TRANSFORMS = 100
 
 
 class BagWriter:
@@ -325,33 +237,7 @@ class BagWriter:
             os.fsync(file.fileno())
         self._finished.append(yaml.safe_load(bag.metapath.read_text(encoding="utf-8")))
         bag.metapath.unlink()
-        self._write_metadata()
-
-    def _write_metadata(self) -> None:
-        """``metadata.yaml`` of all parts that are finished."""
-        parts = [part["rosbag2_bagfile_information"] for part in self._finished]
-        whole = dict(parts[0])
-        filled = [part for part in parts if part["message_count"]] or parts[:1]
-        begin = min(part["starting_time"]["nanoseconds_since_epoch"] for part in filled)
-        end = max(
-            part["starting_time"]["nanoseconds_since_epoch"] + part["duration"]["nanoseconds"]
-            for part in filled
-        )
-        whole["starting_time"] = {"nanoseconds_since_epoch": begin}
-        whole["duration"] = {"nanoseconds": end - begin}
-        whole["message_count"] = sum(part["message_count"] for part in parts)
-        for name in ("relative_file_paths", "files"):
-            whole[name] = [entry for part in parts for entry in part[name]]
-        topics: dict[tuple, dict] = {}
-        for topic in (topic for part in parts for topic in part["topics_with_message_count"]):
-            key = topic["topic_metadata"]["name"], topic["topic_metadata"]["type"]
-            entry = topics.setdefault(key, {**topic, "message_count": 0})
-            entry["message_count"] += topic["message_count"]
-        whole["topics_with_message_count"] = list(topics.values())
-        temporary = self.path / ".metadata.yaml"
-        text = yaml.safe_dump({"rosbag2_bagfile_information": whole}, sort_keys=False)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / "metadata.yaml")
+        write_metadata(self.path, self._finished)
 
     def _rotate(self, stamp: int) -> None:
         """Begin the next part if this one is full."""
@@ -420,57 +306,3 @@ class BagWriter:
             error.errno,
             f"cannot write to bag {self.path}: {error.strerror or error}; free space, or record to another folder",
         )
-
-
-_TRANSFORMS = "tf2_msgs/msg/TFMessage"
-_MOST_TRANSFORMS = 100
-
-
-def recover(broken: str | Path, target: str | Path) -> int:
-    """Copy every whole message of an MCAP file, finished or torn, into a new bag.
-
-    A process that was killed leaves a file without index, which few readers open.
-
-    Args:
-        broken: The ``.mcap`` file; its chunks may be compressed.
-        target: Folder of the new bag; must not exist.
-
-    Returns:
-        Messages recovered [count].
-
-    Raises:
-        ValueError: `broken` is not an MCAP file, or so damaged that no message is left.
-        FileExistsError: `target` exists already.
-    """
-    damage = Damage()
-    with BagWriter(target, flush_period=60.0) as bag:
-        try:
-            with open(broken, "rb") as file:
-                _copy(scan(file, damage), bag, damage)
-        except ValueError as error:
-            damage.note(str(error))
-    if not bag.messages and damage.reasons:
-        shutil.rmtree(target)
-        raise ValueError(f"{broken}: no message can be read: {'; '.join(damage.reasons[:3])}")
-    return bag.messages
-
-
-def _copy(messages: Iterable[tuple[Channel, int, bytes]], bag: BagWriter, damage: Damage) -> None:
-    """Write the messages of a file to ``bag``, except those of topics whose definitions are damaged."""
-    known: dict[Channel, bool] = {}
-    for channel, stamp, data in messages:
-        if channel not in known:
-            try:
-                if channel.encoding != "ros2msg":
-                    raise ValueError(f"{channel.type!r} is defined in {channel.encoding!r}, not in 'ros2msg'")
-                new = get_types_from_msg(channel.definition, channel.type)
-                bag.types.register({key: value for key, value in new.items() if key not in bag.types.types})
-                bag.add_topic(
-                    channel.topic, channel.type, parse_qos(channel.profiles) if channel.profiles else []
-                )
-                known[channel] = True
-            except Exception as error:  # damaged definitions can fail in many ways
-                damage.note(f"topic {channel.topic!r} is lost: {error!r}")
-                known[channel] = False
-        if known[channel] and stamp < 2**63:
-            bag.write(channel.topic, channel.type, data, stamp)

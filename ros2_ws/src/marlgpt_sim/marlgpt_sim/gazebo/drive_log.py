@@ -15,8 +15,8 @@ from marlgpt_policy.occupancy import OccupancyMap, from_occupancy_grid
 from marlgpt_policy.robots_file import FleetFile
 from rosbags.highlevel import AnyReader, AnyReaderError
 
+from marlgpt_sim.bag_types import load_types
 from marlgpt_sim.gazebo.names import contacts_topic
-from marlgpt_sim.recorder import load_types
 
 CONTACT_PAUSE = 0.25
 """s of simulated time without a contact message after which the next one is another contact."""

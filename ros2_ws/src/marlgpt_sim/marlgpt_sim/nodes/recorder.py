@@ -1,14 +1,8 @@
 """Record topics to an MCAP bag: a class for programs that own a node, and a node of its own.
 
-``recorder`` node, parameters:
-
-- ``output`` (string): folder of the bag; must not exist.
-- ``topics`` (string array): names of the topics to record, relative or absolute; empty records every topic.
-- ``flush_period`` (double) [s]: longest time that a message stays in memory only.
-- ``max_size`` (integer) [bytes], ``max_duration`` (double) [s]: after which the next file of the bag begins; 0: never.
-
-It subscribes to whatever the named topics turn out to be, as their publishers appear. Where the bag cannot be written
-any more (no space left), it says so and ends with exit status 1.
+`PARAMETERS` lists the parameters of the node `recorder`. It subscribes to whatever the named topics turn out to be, as
+their publishers appear. Where the bag cannot be written any more (no space left), it says so and ends with exit
+status 1.
 """
 
 from __future__ import annotations
@@ -20,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import rclpy
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from marlgpt_policy.nodes.parameters import STRINGS, Spec, declare
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
@@ -28,10 +22,23 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
-from ..recorder import BagWriter, TopicSpec
+from marlgpt_sim.bag_types import TopicSpec
+from marlgpt_sim.recorder import BagWriter
 
 _DISCOVERY_PERIOD = 0.5  # s between two looks at the graph
 _UNRECORDED = ("/rosout", "/parameter_events")
+
+PARAMETERS: dict[str, Spec] = {
+    "output": Spec("", "Folder of the bag; must not exist."),
+    "topics": Spec(STRINGS, "Topics to record, relative or absolute names; empty: every topic."),
+    "flush_period": Spec(0.5, "Longest time in s that a message stays in memory only.", 0.0, 60.0),
+    "max_size": Spec(
+        0, "Bytes of messages after which the next file of the bag begins; 0: no limit.", 0, 2**62
+    ),
+    "max_duration": Spec(
+        0.0, "Seconds of messages after which the next file of the bag begins; 0: no limit.", 0.0, 1e9
+    ),
+}
 
 
 class BagRecorder:
@@ -166,45 +173,15 @@ class RecorderNode(Node):
             FileExistsError: ``output`` exists already.
         """
         super().__init__("recorder", **options)
-        described = ParameterDescriptor
-        output = self.declare_parameter(
-            "output", "", described(description="folder of the bag; must not exist", read_only=True)
-        ).value
-        self._wanted = self.declare_parameter(
-            "topics",
-            rclpy.Parameter.Type.STRING_ARRAY,
-            described(description="topics to record; empty: every topic", read_only=True),
-        ).value
-        period = self.declare_parameter(
-            "flush_period",
-            0.5,
-            described(
-                description="longest time that a message stays in memory only [s]",
-                floating_point_range=[FloatingPointRange(from_value=0.0, to_value=60.0)],
-                read_only=True,
-            ),
-        ).value
-        size = self.declare_parameter(
-            "max_size",
-            0,
-            described(
-                description="bytes of messages after which the next file begins; 0: no limit",
-                integer_range=[IntegerRange(from_value=0, to_value=2**62, step=1)],
-                read_only=True,
-            ),
-        ).value
-        duration = self.declare_parameter(
-            "max_duration",
-            0.0,
-            described(
-                description="seconds of messages in one file; 0: no limit",
-                floating_point_range=[FloatingPointRange(from_value=0.0, to_value=1e9)],
-                read_only=True,
-            ),
-        ).value
+        declare(self, PARAMETERS, read_only=True)
+        output, period, size, duration = (
+            self.get_parameter(name).value for name in ("output", "flush_period", "max_size", "max_duration")
+        )
+        topics = self.get_parameter_or("topics", None)
         if not output:
             raise ValueError("parameter 'output' is empty: set it to the folder of the bag")
-        self._wanted = {self.resolve_topic_name(name) for name in self._wanted or () if name}
+        wanted = topics.value if topics is not None else None
+        self._wanted = {self.resolve_topic_name(name) for name in wanted or () if name}
         self._unusable: set[str] = set()
         self.recorder = BagRecorder(self, output, [], period, size, duration)
         self.get_logger().info(f"recording to {output}")

@@ -1,14 +1,7 @@
 """Node `task_source`: gives every robot of a fleet something to do.
 
 Takes the drivable grid from the service ``fleet/get_grid``, follows ``fleet/state`` and publishes
-``<robot>/goal_pose`` (PoseStamped). Parameters:
-
-- ``robots`` (string array): names of the robots.
-- ``robots_file``: robots.yaml, instead of ``robots``: names and goal topics.
-- ``mode``: ``lifelong``, a new goal as soon as one is reached, or ``once``.
-- ``goals`` (double array): first goal x, y, yaw of each robot (m, rad); unset: random.
-- ``areas``: rectangles (m) that random goals lie in.
-- ``seed``: of the random goals.
+``<robot>/goal_pose`` (PoseStamped). `PARAMETERS` lists the parameters.
 
 The k-th random goal of a robot depends on seed, robot and k alone, except that goals which another robot has
 at that moment are passed over.
@@ -27,8 +20,8 @@ from marlgpt_msgs.msg import FleetState, RobotState
 from marlgpt_msgs.srv import GetGrid
 from marlgpt_policy.geometry import yaw_of
 from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.nodes.parameters import STRINGS, Spec, declare
 from marlgpt_policy.robots_file import load_robots
-from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -41,6 +34,21 @@ CONTROLS = ("centralised", "decentralised")
 RESEND_AFTER = 2.0  # s of the fleet's time that a robot may show no goal before its goal is sent again
 GRID_PERIOD = 0.5  # s of wall time between two requests for the grid
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+
+PARAMETERS: dict[str, Spec] = {
+    "robots": Spec(STRINGS, "Names of the robots that get goals."),
+    "robots_file": Spec("", "YAML file that names the robots and their goal topics, instead of robots."),
+    "mode": Spec("lifelong", "lifelong: a new goal for each reached; once: one each."),
+    "control": Spec(
+        "centralised", "Who drives: centralised (a fleet node) or decentralised (a node on each robot)."
+    ),
+    "goals": Spec(Parameter.Type.DOUBLE_ARRAY, "First goal x, y (m), yaw (rad) per robot; unset: random."),
+    "areas": Spec(
+        Parameter.Type.DOUBLE_ARRAY,
+        "Rectangles x, y, x, y (m, lower left and upper right corner) that random goals lie in; unset: everywhere.",
+    ),
+    "seed": Spec(0, "Seed of the random goals.", 0, 2**31 - 1),
+}
 
 
 def grid_of(response: GetGrid.Response) -> NavGrid:
@@ -113,7 +121,7 @@ class TaskSource(Node):
             ValueError: naming the parameter that is wrong.
         """
         super().__init__("task_source", **options)
-        self._declare()
+        declare(self, PARAMETERS, read_only=True)
         self._read()
         self._index = {name: i for i, name in enumerate(self.robots)}
         self._tasks = [_Task() for _ in self.robots]
@@ -132,56 +140,6 @@ class TaskSource(Node):
         else:
             for name in self.robots:
                 self.create_subscription(RobotState, f"{name}/state", self._on_robot_state, RELIABLE)
-
-    def _declare(self) -> None:
-        """Declare the parameters with description and range."""
-        described = ParameterDescriptor
-        self.declare_parameter(
-            "robots",
-            Parameter.Type.STRING_ARRAY,
-            described(description="Names of the robots that get goals.", read_only=True),
-        )
-        self.declare_parameter(
-            "robots_file",
-            "",
-            described(description="YAML file that names the robots, instead of robots.", read_only=True),
-        )
-        self.declare_parameter(
-            "mode",
-            "lifelong",
-            described(description="lifelong: a new goal for each reached; once: one each.", read_only=True),
-        )
-        self.declare_parameter(
-            "control",
-            "centralised",
-            described(
-                description="Who drives: centralised (a fleet node) or decentralised (a node on each robot).",
-                read_only=True,
-            ),
-        )
-        self.declare_parameter(
-            "goals",
-            Parameter.Type.DOUBLE_ARRAY,
-            described(description="First goal x, y (m), yaw (rad) per robot; unset: random.", read_only=True),
-        )
-        self.declare_parameter(
-            "areas",
-            Parameter.Type.DOUBLE_ARRAY,
-            described(
-                description="Rectangles x, y, x, y (m, lower left and upper right corner) that random goals lie "
-                "in; unset: everywhere.",
-                read_only=True,
-            ),
-        )
-        self.declare_parameter(
-            "seed",
-            0,
-            described(
-                description="Seed of the random goals.",
-                integer_range=[IntegerRange(from_value=0, to_value=2**31 - 1)],
-                read_only=True,
-            ),
-        )
 
     def _read(self) -> None:
         """Check the parameters.
