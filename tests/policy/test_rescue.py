@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.cost_to_go import MOVE_OFFSETS, UNREACHABLE, CostToGo
+from marlgpt_policy.joint_plan import compile_plans
 from marlgpt_policy.lacam import _search
-from marlgpt_policy.rescue import AFTER, LONGEST, MOST, PAUSE, Rescue, compile_search
+from marlgpt_policy.rescue import AFTER, LONGEST, MOST, PAUSE, Rescue
 
 
 def grid(*lines):
@@ -145,7 +146,7 @@ def test_equal_goals_are_no_obstacle(n):
 
 
 def test_the_search_is_compiled_for_the_types_that_plans_use():
-    compile_search()
+    compile_plans()
     known = list(_search.signatures)
     world = World(DEAD_END, *MOUTH)
     assert (world.propose([AFTER, 0]) >= 0).all()

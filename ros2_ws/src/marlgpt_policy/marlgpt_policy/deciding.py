@@ -8,24 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marlgpt_policy.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.cost_to_go import CostToGo
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.joint_plan import compile_plans
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy import OnnxPolicy, PolicyOutput, choose
 from marlgpt_policy.remedies import (
-    FIRST,
     NONE,
-    PIBT,
-    PIBT_AFTER,
-    WAY,
     Detours,
-    First,
     rungs,
     shortest,
 )
-from marlgpt_policy.rescue import PLANNED, Rescue, compile_search
+from marlgpt_policy.rescue import PLANNED
 from marlgpt_policy.reservations import Reservations
+from marlgpt_policy.right_of_way import RightOfWay
 from marlgpt_policy.robots import Robots
 from marlgpt_policy.shield import move_worth, rank_moves, resolve
 
@@ -106,16 +103,13 @@ class Decider:
         self.decisions = 0
         self.remedies: Counter[str] = Counter()
         self.patience = Patience(len(robots))
-        self.rescue = Rescue(costs, len(robots))
         self.detours = Detours(costs)
-        self._closed = self.detours.closed
-        self.firsts: dict[int, First] = {}
-        compile_search()
+        self.right_of_way = RightOfWay(robots, self.patience, costs, self.detours)
+        compile_plans()
 
     def grow(self, count: int) -> None:
         """Robots were appended to the fleet."""
         self.patience.grow(count)
-        self.rescue.grow(count)
 
     def decide(
         self,
@@ -141,12 +135,7 @@ class Decider:
         """
         robots = self.robots
         started = time.perf_counter()
-        self._choose_firsts(fit, now)
-        if self.detours.closed is not self._closed:
-            # A way that a robot was given alone may have become a tour.
-            self.rescue.plans = [plan for plan in self.rescue.plans if len(plan.robots) > 1]
-            self._closed = self.detours.closed
-        ready = ready & ~self._held_by_plans(ready, fit)
+        self.right_of_way.choose(fit, now)
         ends = robots.ends
         # A robot whose cell a follower has taken over is where that follower will be.
         holds = self.reservations.holder[ends[:, 0], ends[:, 1]] == np.arange(len(robots))
@@ -163,45 +152,38 @@ class Decider:
             ahead = anchors[which] + pogema.MOVES[move]
             legal = mask[:, move]
             mask[legal, move] = ~closed[ahead[legal, 0], ahead[legal, 1]]
-        in_the_way = self._clear_way(members, anchors[which], mask)
+        leave = self.right_of_way.clear(members, anchors[which], mask) | make_way[members]
         encoded = time.perf_counter()
         output = self.policy(values, valid, mask)
+        inferred = time.perf_counter()
         steps = self._steps_since(members, now)
         row, column = anchors[which].T
         self.patience.update(members, fields[which, row, column], goals[which], steps)
-        proposed = choose(
-            output.probabilities, self.patience.temperatures(members, self.temperature), self.random
-        )
-        inferred = time.perf_counter()
-        fixed = ~ready[on_grid]
-        planned = self.rescue.propose(
-            on_grid, anchors, goals, fields, self.patience.idle[on_grid], closed, self._held, ~fixed
+        planned = self.right_of_way.plans.propose(
+            list(self.right_of_way.firsts),
+            on_grid,
+            anchors,
+            goals,
+            fields,
+            fit[on_grid],
+            ready[on_grid],
+            closed,
+            now,
         )[which]
-        first = np.isin(members, list(self.firsts)) & (planned < 0)
-        remedy = rungs(self.patience.idle[members], planned >= 0, first, self.temperature)
-        priority = np.where(
-            robots.goals[on_grid, 0] >= 0, robots.waited[on_grid], robots.waited[on_grid] % 1.0
+        proposed, logits, added, remedy = self._propose(
+            members, output, mask, planned, leave, fields[which], anchors[which]
         )
-        priority[which] += np.select([first, planned >= 0], [FIRST, PLANNED], 0.0)
-        proposed = np.where(planned >= 0, planned, proposed)
-        direct = remedy == PIBT
-        if direct.any():
-            proposed[direct] = shortest(fields[which[direct]], anchors[which[direct]], mask[direct])
-        logits = output.logits
-        leave = (make_way[members] | in_the_way) & mask[:, 1:5].any(axis=1) & (planned < 0)
-        if leave.any():
-            logits = logits.copy()
-            logits[leave, 0] = -1e9
-            proposed[leave] = np.where(mask[leave, :5], logits[leave, :5], -np.inf)[:, 1:].argmax(axis=1) + 1
-            priority[which[leave]] += PLANNED
-            self.remedies["made_way"] += int(leave.sum())
-        proposed = proposed.astype(np.int8)
+        waited = robots.waited[on_grid]
+        priority = np.where(robots.goals[on_grid, 0] >= 0, waited, waited % 1.0)
+        priority[which] += added
         ranking = np.full((len(on_grid), 5), -1, dtype=np.int8)
         ranking[which] = rank_moves(logits, proposed, mask)
         worth = np.zeros((len(on_grid), 5))
         worth[which] = move_worth(logits, proposed, mask)
         seed = int(self.random.integers(2**32))
-        executed = resolve(anchors, ranking, priority, self.grid.moves, fixed, closed, worth, seed)[which]
+        executed = resolve(anchors, ranking, priority, self.grid.moves, ~ready[on_grid], closed, worth, seed)[
+            which
+        ]
         shielded = time.perf_counter()
         seen = self._seen(on_grid, members, mask)
         decision = Decision(
@@ -213,99 +195,41 @@ class Decider:
         )
         return decision, members, executed
 
-    def _held_by_plans(self, ready: np.ndarray, fit: np.ndarray) -> np.ndarray:
-        """bool[n] robots that wait for others of their joint plan: its steps are taken by all at once."""
-        hold = np.zeros(len(self.robots), dtype=bool)
-        self._held: set[int] = set()
-        for plan in self.rescue.plans:
-            if fit[plan.robots].all() and not ready[plan.robots].all():
-                plan.waited += 1
-                if plan.waited <= plan.MOST_WAITED:
-                    hold[plan.robots] = True
-                    self._held |= set(plan.robots.tolist())
-            else:
-                plan.waited = 0
-        return hold
-
-    def _choose_firsts(self, fit: np.ndarray, now: float) -> None:
-        """Robots that everybody makes way for, from when they are stuck until they are at their goals.
-
-        If they lost that as soon as they get on, the next one would push them back. They are far from each other.
-        """
-        robots = self.robots
-        for i, first in list(self.firsts.items()):
-            same = tuple(robots.goals[i].tolist()) == first.goal
-            if not (fit[i] and same) or first.in_vain(self._left(i), now):
-                del self.firsts[i]
-                self.patience.idle[i] = 0.0
-        stuck = np.where(fit & (robots.goals[:, 0] >= 0), self.patience.idle, 0.0)
-        for i in np.argsort(-(stuck * 1e3 + robots.waited), kind="stable").tolist():
-            if stuck[i] < PIBT_AFTER:
-                break
-            apart = (
-                self._steps_from(i)[list(self.firsts)].min(initial=UNREACHABLE)
-                if self.firsts
-                else UNREACHABLE
-            )
-            if i not in self.firsts and apart > 2 * WAY:
-                self.firsts[i] = First(tuple(robots.goals[i].tolist()), now, self._left(i), now)
-                self.remedies["firsts"] += 1
-
-    def _left(self, robot: int) -> int:
-        """Steps from where a robot will stand to its goal."""
-        end = self.robots.ends[robot]
-        return int(self.costs.field(self.robots.goals[robot])[tuple(end)]) if end[0] >= 0 else UNREACHABLE
-
-    def _steps_from(self, robot: int) -> np.ndarray:
-        """int[n] steps from where a robot will stand to where each of the others will."""
-        ends = self.robots.ends
-        if ends[robot, 0] < 0:
-            return np.full(len(ends), UNREACHABLE)
-        steps = self.costs.field(ends[robot])[ends[:, 0], ends[:, 1]]
-        return np.where(ends[:, 0] >= 0, steps, UNREACHABLE)
-
-    def _clear_way(self, members: np.ndarray, anchors: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Keep the ways of robots that go first clear: others leave them, and enter them nowhere.
-
-        A robot on such a way may still drive along it, ahead of the one it is kept clear for.
+    def _propose(
+        self, members, output: PolicyOutput, mask, planned, leave, fields, anchors
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What robots want: the policy's moves, or those of a remedy.
 
         Args:
-            members: int[m] robots to decide for.
-            anchors: int[m, 2] their cells.
-            mask: bool[m, >= 5] their moves; those into ways are taken out, in place.
+            members: int[m] robots.
+            output: Of the policy, for them.
+            mask: bool[m, >= 5] their moves.
+            planned: int8[m] moves of the joint plan, -1 for robots in none.
+            leave: bool[m] robots that should leave where they stand.
+            fields: int32[m, R, C] cost-to-go.
+            anchors: int[m, 2] where they stand or will.
 
         Returns:
-            bool[m] robots that stand in the way.
+            int8[m] the moves proposed, float[m, >= 5] logits that rank the others, float[m] what is added to their
+            priorities, int8[m] remedies.
         """
-        leave = np.zeros(len(members), dtype=bool)
-        planned = {robot for plan in self.rescue.plans for robot in plan.robots.tolist()}
-        for first in [first for first in self.firsts if first not in planned]:
-            place = np.full(self.grid.free.shape, -1)
-            for k, cell in enumerate(self._way(first)):
-                place[tuple(cell)] = k
-            here = place[anchors[:, 0], anchors[:, 1]]
-            others = ~np.isin(members, [*self.firsts, *planned])
-            leave |= others & (here >= 0)
-            for move in range(1, 5):
-                legal = np.flatnonzero(mask[:, move] & others)
-                ahead = anchors[legal] + pogema.MOVES[move]
-                there = place[ahead[:, 0], ahead[:, 1]]
-                mask[legal, move] = (there < 0) | ((here[legal] >= 0) & (there > here[legal]))
-        return leave
-
-    def _way(self, first: int) -> list[np.ndarray]:
-        """int[2] cells that a robot will drive through next, from where it will stand, at most ``WAY`` of them."""
-        robots = self.robots
-        cell, goal = robots.ends[first].copy(), robots.goals[first]
-        field = self.detours.fields(goal[None], cell[None])[0]
-        way = [cell]
-        while len(way) <= WAY and field[tuple(cell)] > 0:
-            move = shortest(field[None], cell[None], self.grid.moves[tuple(cell)][None])[0]
-            if move == 0:
-                break
-            cell = cell + pogema.MOVES[move]
-            way.append(cell)
-        return way
+        temperatures = self.patience.temperatures(members, self.temperature)
+        proposed = choose(output.probabilities, temperatures, self.random)
+        precedence = self.right_of_way.precedence(members)
+        first = (precedence > 0) & (planned < 0)
+        remedy = rungs(self.patience.idle[members], planned >= 0, first, self.temperature)
+        added = np.select([precedence > 0, planned >= 0], [precedence, PLANNED], 0.0)
+        proposed = np.where(planned >= 0, planned, proposed)
+        if first.any():
+            proposed[first] = shortest(fields[first], anchors[first], mask[first])
+        logits = output.logits.copy()
+        logits[(planned >= 0) | first, 0] = 1e6  # who cannot go on waits instead of wandering off
+        leave = leave & mask[:, 1:5].any(axis=1) & (planned < 0)
+        logits[leave, 0] = -1e9
+        proposed[leave] = np.where(mask[leave, :5], logits[leave, :5], -np.inf)[:, 1:].argmax(axis=1) + 1
+        added[leave] += PLANNED
+        self.remedies["made_way"] += int(leave.sum())
+        return proposed.astype(np.int8), logits, added, remedy
 
     def _steps_since(self, members: np.ndarray, now: float) -> np.ndarray:
         """float[m] steps since each robot's last decision."""

@@ -190,7 +190,8 @@ class Fleet(Robots):
         """How often each remedy against getting stuck was used (``remedies.py``)."""
         counts = dict.fromkeys(("plans", "plan", "sampling", "firsts", "pibt", "made_way"), 0)
         counts |= self.decider.remedies
-        return counts | {"plans": self.decider.rescue.count, "turned_back": self.edges.turned_back}
+        way = self.decider.right_of_way
+        return counts | {"plans": way.plans.count, "firsts": way.count, "turned_back": self.edges.turned_back}
 
     # Inputs ---------------------------------------------------------------------------------------------
 
@@ -341,7 +342,7 @@ class Fleet(Robots):
             old.decisions,
             old.remedies,
         )
-        self.decider.rescue.count = old.rescue.count
+        self.decider.right_of_way.take_over(old.right_of_way)
         for name in ("docked", "docking", "returning"):
             getattr(self, name)[:] = False
         for name in ("cells", "targets", "next_targets", "goals", "leader", "next_leader"):

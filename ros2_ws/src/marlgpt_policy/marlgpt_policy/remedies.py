@@ -5,20 +5,19 @@ Waiting is counted in steps without progress; a step is half the time that a rob
 
 | rung | from | what is done |
 |---|---|---|
-| plan | 24 steps | a LaCAM search of the stuck group; its plan is proposed until the robot gets on (``rescue.py``) |
-| sampling | 40 steps | moves are sampled more and more at random, up to the policy as trained (``patience.py``) |
-| PIBT | 28 steps | the robot takes the shortest way and goes first until it is at its goal: it is served before all |
+| right of way | 24 steps | the robot goes first until it is at its goal; of several the one that has it for longest |
+| plan | at once | it takes its shortest way and others plan around it, again every few seconds (``joint_plan.py``) |
+| PIBT | without a plan | it takes the shortest way and is served before all |
+| sampling | 40 steps | others sample their moves, more and more as the policy was trained (``patience.py``) |
 
-The next 8 cells of a robot that goes first are kept clear: others there leave or drive on ahead of it, and nobody
-enters. The last rung is what PIBT proves: on a grid where every cell lies on a cycle the robot served first
-reaches its goal, since everybody in its way inherits its priority and leaves. Beside the ladder: robots on an edge that
-its leader does not free turn back (``edges.py``), robots that keep another one from getting onto the grid make way for
-it (``docking.py``), and the ways of all lead around robots that do not drive.
+Where there is no plan, the next 8 cells of a robot that goes first are kept clear: others there leave or drive on ahead
+of it, and nobody enters. That rung is what PIBT proves: on a grid where every cell lies on a cycle the robot served
+first reaches its goal, since everybody in its way inherits its priority and leaves. Beside the ladder: robots on an
+edge that its leader does not free turn back (``edges.py``), robots that keep another one from getting onto the grid
+make way for it (``docking.py``), and the ways of all lead around robots that do not drive.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,16 +27,6 @@ from marlgpt_policy.patience import PATIENCE
 
 NONE, SAMPLING, PIBT, PLAN = range(4)
 """Values of ``marlgpt_msgs/RobotDecision.remedy``."""
-WAY = 8
-"""Cells ahead of a robot that goes first that others must leave and may not enter."""
-PIBT_AFTER = 28
-"""Steps without progress after which a robot takes the shortest way with precedence."""
-FIRST = 1e7
-"""Added to the priority of such robots; more than that of robots that follow a plan."""
-LONGEST_FIRST = 180.0
-"""Seconds after which another one may be first."""
-IN_VAIN = 30.0
-"""Seconds in which such a robot must get on, or it stops being first: it does not help, and others may need it."""
 OBSTACLE_AFTER = 5.0
 """Seconds that a robot must be unfit to drive for the ways of others to lead around it."""
 
@@ -67,29 +56,6 @@ def rungs(idle: np.ndarray, planned: np.ndarray, first: np.ndarray, temperature:
     """
     hot = (idle > PATIENCE) & (temperature > 0)
     return np.select([first, planned, hot], [PIBT, PLAN, SAMPLING], NONE).astype(np.int8)
-
-
-@dataclass
-class First:
-    """A robot that everybody makes way for.
-
-    Attributes:
-        goal: Its goal cell; with another goal it is not first any more.
-        since: When it became first, s.
-        nearest: Fewest steps to its goal since then.
-        gained: When it came there, s.
-    """
-
-    goal: tuple[int, ...]
-    since: float
-    nearest: int
-    gained: float
-
-    def in_vain(self, left: int, now: float) -> bool:
-        """Whether it should be first no longer; ``left`` is its steps to the goal at ``now`` s."""
-        if left < self.nearest:
-            self.nearest, self.gained = left, now
-        return now < self.since or now - self.since > LONGEST_FIRST or now - self.gained > IN_VAIN
 
 
 class Detours:

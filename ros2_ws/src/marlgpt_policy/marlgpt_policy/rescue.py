@@ -4,13 +4,13 @@ A policy that sees eleven cells proposes moves one at a time; where two robots h
 of them must first drive away from its goal, and step by step that never looks right. So for a robot that has got no
 nearer to its goal for long, a LaCAM search (``lacam.py``) plans all robots around it to their goals, and they
 propose the plan's moves until the robot gets on. A plan is made of proposals like the policy's: the shield decides.
+
+This is for agents that step together, as in evaluation on grids; robots on their own clocks have ``joint_plan.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -36,14 +36,6 @@ PLANNED = 1e6
 """Added to the priority of robots that follow a plan: the others make way for it."""
 
 
-def compile_search() -> None:
-    """Have the search compiled now (seconds, once on a machine) and not while robots drive."""
-    moves = np.zeros((1, 2, 5), dtype=np.bool_)
-    moves[0, :, 0] = moves[0, 0, 4] = moves[0, 1, 3] = True
-    fields = np.array([[1, 0]], dtype=np.int32)
-    lacam(np.array([0]), fields, np.array([0]), neighbour_table(moves), (2,))
-
-
 @dataclass
 class Plan:
     """A joint plan under way.
@@ -55,10 +47,7 @@ class Plan:
         robots: int[k] robots that follow it.
         path: int[T + 1, k, 2] their cells.
         step: Where they are in it.
-        waited: Decisions that it has waited for some of them to arrive.
     """
-
-    MOST_WAITED: ClassVar[int] = 100
 
     stuck: int
     goal: tuple[int, int]
@@ -66,7 +55,6 @@ class Plan:
     robots: np.ndarray
     path: np.ndarray
     step: int = 0
-    waited: int = 0
 
 
 class Rescue:
@@ -98,8 +86,6 @@ class Rescue:
         fields: np.ndarray,
         idle: np.ndarray,
         closed: np.ndarray,
-        held: Collection[int] = (),
-        ready: np.ndarray | None = None,
     ) -> np.ndarray:
         """Moves of the robots that follow a plan.
 
@@ -110,30 +96,22 @@ class Rescue:
             fields: int32[m, R, C] cost-to-go towards their goals.
             idle: float[m] decisions since they were last nearer to their goal than ever (``patience.py``).
             closed: bool[R, C] cells that none of them may enter.
-            held: Robots whose plans wait until all of them are ready; these plans go on later.
-            ready: bool[m] robots that decide now, all if not given. The others are obstacles for those near them.
 
         Returns:
             int8[m] moves, -1 for robots without a plan.
         """
         found = np.full(len(robots), -1, dtype=np.int8)
-        ready = np.ones(len(robots), dtype=bool) if ready is None else ready
-        place = {int(robot): k for k, robot in enumerate(robots) if ready[k]}
-        deciding = robots[ready]
-        self._pause[deciding] = np.maximum(self._pause[deciding] - 1, 0)
-        self.plans = [
-            plan
-            for plan in self.plans
-            if int(plan.robots[0]) in held or self._goes_on(plan, place, cells, goals, fields)
-        ]
+        place = {int(robot): k for k, robot in enumerate(robots)}
+        self._pause[robots] = np.maximum(self._pause[robots] - 1, 0)
+        self.plans = [plan for plan in self.plans if self._goes_on(plan, place, cells, goals, fields)]
         taken = {int(robot) for plan in self.plans for robot in plan.robots}
         for k in np.argsort(-idle, kind="stable"):
             robot = int(robots[k])
             if idle[k] < AFTER:
                 break
-            if robot in taken or self._pause[robot] or not ready[k]:
+            if robot in taken or self._pause[robot]:
                 continue
-            can = ready & ~np.isin(robots, list(taken))
+            can = ~np.isin(robots, list(taken))
             plan = self._plan(int(k), robots, cells, goals, fields, closed, can)
             if plan is None:
                 self._pause[robot] = PAUSE
@@ -142,8 +120,6 @@ class Rescue:
             self.plans.append(plan)
             taken |= set(plan.robots.tolist())
         for plan in self.plans:
-            if int(plan.robots[0]) in held:
-                continue
             rows = [place[int(robot)] for robot in plan.robots]
             way = plan.path[plan.step + 1] - plan.path[plan.step]
             found[rows] = (way[:, None] == MOVES[None]).all(axis=2).argmax(axis=1)
@@ -196,33 +172,51 @@ class Rescue:
         near[(near >= 0) & shut[near]] = -1
         start = cells @ (columns, 1)
         near[start, 0] = start  # standing is always possible
-        ends = self._ends(goals @ (columns, 1), shut, near)
-        if ends is None:
-            return None
-        fields = np.stack([self._costs.field(divmod(int(end), columns)) for end in ends]).reshape(
-            len(ends), -1
-        )
-        if (fields[np.arange(len(ends)), start] >= UNREACHABLE).any():
-            return None
-        path, _ = lacam(start, fields, np.arange(len(ends)), near, LIMITS)
-        return None if len(path) < 2 else np.stack([path // columns, path % columns], axis=2)
+        path = solve(self._costs, start, goals @ (columns, 1), near, shut)
+        return None if path is None else np.stack([path // columns, path % columns], axis=2)
 
-    @staticmethod
-    def _ends(goals: np.ndarray, shut: np.ndarray, near: np.ndarray) -> np.ndarray | None:
-        """Different open cells, the goals where possible and near them otherwise; None if the first goal is shut."""
-        taken: set[int] = set()
-        for k, goal in enumerate(goals.tolist()):
-            seen, queue = {goal}, [goal]
-            for cell in queue:  # grows while it is walked: breadth first
-                if cell not in taken and not shut[cell]:
-                    taken.add(cell)
-                    goals[k] = cell
-                    break
-                if k == 0:
-                    return None
-                ahead = [int(u) for u in near[cell, 1:] if u >= 0 and int(u) not in seen]
-                seen.update(ahead)
-                queue += ahead
-            else:
+
+def solve(
+    costs: CostToGo, start: np.ndarray, goals: np.ndarray, near: np.ndarray, shut: np.ndarray
+) -> np.ndarray | None:
+    """Search joint ways of robots to their goals, or near them where these are taken; the first must reach its own.
+
+    Args:
+        costs: Of the grid.
+        start: int[k] flat cells, all different.
+        goals: int[k] flat cells.
+        near: int32[cells, 5], see ``lacam.neighbour_table``.
+        shut: bool[cells] that nobody may enter.
+
+    Returns:
+        int32[T + 1, k] flat cells, or None if none was found.
+    """
+    ends = _distinct_ends(goals, shut, near)
+    if ends is None:
+        return None
+    columns = costs.moves.shape[1]
+    fields = np.stack([costs.field(divmod(int(end), columns)) for end in ends]).reshape(len(ends), -1)
+    if (fields[np.arange(len(ends)), start] >= UNREACHABLE).any():
+        return None
+    path, _ = lacam(start, fields, np.arange(len(ends)), near, LIMITS)
+    return None if len(path) < 2 else path
+
+
+def _distinct_ends(goals: np.ndarray, shut: np.ndarray, near: np.ndarray) -> np.ndarray | None:
+    """Different open cells, the goals where possible and near them otherwise; None if the first goal is shut."""
+    taken: set[int] = set()
+    for k, goal in enumerate(goals.tolist()):
+        seen, queue = {goal}, [goal]
+        for cell in queue:  # grows while it is walked: breadth first
+            if cell not in taken and not shut[cell]:
+                taken.add(cell)
+                goals[k] = cell
+                break
+            if k == 0:
                 return None
-        return goals
+            ahead = [int(u) for u in near[cell, 1:] if u >= 0 and int(u) not in seen]
+            seen.update(ahead)
+            queue += ahead
+        else:
+            return None
+    return goals

@@ -1,0 +1,373 @@
+"""Rolling-horizon joint plans: robots that have waited longest get through, and all near them plan around them.
+
+Prioritised planning in space-time (Silver 2005; Erdmann and Lozano-Perez 1987) within a window, as in rolling-horizon
+collision resolution (Li et al. 2021, arXiv 2005.07371): the robot that has waited longest is planned first and takes
+its shortest way, the next one plans around it, and so on. Where one of them is left without a way, as in a dead end,
+it is planned before the others and told to get off their ways; where that does not help either, LaCAM (``lacam.py``)
+searches. Plans are made anew every few seconds.
+
+A plan is carried out by its order, not by its clock: a robot drives on as soon as all that pass its next cell before
+it have left that cell, so that nobody waits for the slowest. Its moves are proposals: the shield decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from marlgpt_policy.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.lacam import lacam, neighbour_table
+from marlgpt_policy.rescue import solve
+
+HORIZON = 28
+"""Moves that a plan looks ahead."""
+NEAR = 8
+"""Robots this near (larger of the row and column distance, in cells) to one that goes first, or to a cell of the
+next ``HORIZON // 2`` on its way, take part; those farther off are left out of account."""
+MOST = 40
+"""Most robots in a plan, the nearest first."""
+ATTEMPTS = 16
+"""Orders of planning that are tried."""
+RENEW = 4.0
+"""Seconds after which a plan is made anew."""
+PAUSE = 1.0
+"""Least seconds between two plans."""
+STEP, MOVE = 16, 1
+"""Cost of a step in which a robot is not at its goal, and of one in which it moves."""
+FAR = np.int32(2**30)
+
+
+@numba.njit(cache=True, nogil=True)
+def _one(start, weight, terminal, near, occupied, path):
+    """Cheapest way of one robot past those planned before; False if there is none.
+
+    Args:
+        start: Flat cell.
+        weight: int32[cells] cost of being in each cell for a step.
+        terminal: int32[cells] cost of ending in each cell.
+        near: int32[cells, 5], see ``lacam.neighbour_table``.
+        occupied: int32[T + 1, cells] who is where then, -1 nobody; in row 0 all are entered.
+        path: int32[T + 1], filled.
+    """
+    steps, cells = occupied.shape
+    cost = np.full((steps, cells), FAR, dtype=np.int32)
+    came = np.zeros((steps, cells), dtype=np.int32)
+    layer, ahead = np.empty(cells, dtype=np.int32), np.empty(cells, dtype=np.int32)
+    layer[0] = start
+    size = 1
+    cost[0, start] = 0
+    for t in range(steps - 1):
+        count = 0
+        for k in range(size):
+            here = layer[k]
+            for m in range(5):
+                u = near[here, m]
+                if u < 0 or occupied[t + 1, u] >= 0:
+                    continue
+                if m > 0:
+                    other = occupied[t, u]
+                    if other >= 0 and occupied[t + 1, here] == other:
+                        continue  # they would swap cells
+                total = cost[t, here] + weight[u] + (MOVE if m > 0 else 0)
+                if cost[t + 1, u] == FAR:
+                    ahead[count] = u
+                    count += 1
+                if total < cost[t + 1, u]:
+                    cost[t + 1, u] = total
+                    came[t + 1, u] = here
+        size = count
+        layer, ahead = ahead, layer
+        if size == 0:
+            return False
+    best = layer[0]
+    for k in range(1, size):
+        u = layer[k]
+        if cost[steps - 1, u] + terminal[u] < cost[steps - 1, best] + terminal[best]:
+            best = u
+    path[steps - 1] = best
+    for t in range(steps - 1, 0, -1):
+        path[t - 1] = came[t, path[t]]
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _all(start, weights, terminals, near, order, paths):
+    """Plan robots in ``order``, fill ``paths`` int32[T + 1, n]; -1, or the one that has no way."""
+    steps = paths.shape[0]
+    occupied = np.full((steps, near.shape[0]), -1, dtype=np.int32)
+    for i in range(start.shape[0]):
+        occupied[0, start[i]] = i
+    path = np.empty(steps, dtype=np.int32)
+    for o in range(order.shape[0]):
+        i = order[o]
+        if not _one(start[i], weights[i], terminals[i], near, occupied, path):
+            return i
+        for t in range(steps):
+            paths[t, i] = path[t]
+            if t > 0:
+                occupied[t, path[t]] = i
+    return -1
+
+
+@numba.njit(cache=True, nogil=True)
+def _next(path, step, i):
+    """Row of the next cell of robot ``i``, -1 at the end of its way."""
+    for t in range(step[i] + 1, path.shape[0]):
+        if path[t, i] != path[step[i], i]:
+            return t
+    return -1
+
+
+@numba.njit(cache=True, nogil=True)
+def advance(path: np.ndarray, step: np.ndarray, ready: np.ndarray) -> np.ndarray:
+    """Rows of the cells that robots may drive to now, in the order of their plan.
+
+    Args:
+        path: int32[T + 1, n] flat cells.
+        step: int64[n] row in which each robot is.
+        ready: bool[n] robots that decide now.
+
+    Returns:
+        int64[n], -1 for robots that wait. Whoever passes a cell before another one goes first; a robot that leaves
+        now may be followed, round a circle too.
+    """
+    n = path.shape[1]
+    rows = np.full(n, -1, dtype=np.int64)
+    for i in range(n):
+        if ready[i]:
+            rows[i] = _next(path, step, i)
+    changed = True
+    while changed:
+        changed = False
+        for i in range(n):
+            if rows[i] < 0:
+                continue
+            cell = path[rows[i], i]
+            free = True
+            for j in range(n):
+                if j == i:
+                    continue
+                leaves = rows[j] if rows[j] >= 0 else path.shape[0]
+                for t in range(step[j], rows[i]):
+                    if path[t, j] == cell and (t >= leaves or path[step[j], j] != cell or rows[j] < 0):
+                        free = False
+                        break
+                if not free:
+                    break
+            if not free:
+                rows[i] = -1
+                changed = True
+    return rows
+
+
+def way(start: int, field: np.ndarray, near: np.ndarray, most: int) -> list[int]:
+    """Flat cells on a shortest way from ``start`` down ``field`` int32[cells], at most ``most`` steps of it."""
+    cells = [start]
+    while len(cells) <= most and field[cells[-1]] > 0:
+        ahead = near[cells[-1]]
+        ahead = ahead[ahead >= 0]
+        best = int(ahead[field[ahead].argmin()])
+        if field[best] >= field[cells[-1]]:
+            break
+        cells.append(best)
+    return cells
+
+
+def plan_window(
+    start: np.ndarray, fields: np.ndarray, near: np.ndarray, served: int, horizon: int = HORIZON
+) -> np.ndarray | None:
+    """Ways without conflicts for robots, the first ones as short as can be.
+
+    Args:
+        start: int[n] flat cells, all different, ordered by who goes first.
+        fields: int32[n, cells] cost-to-go.
+        near: int32[cells, 5], see ``lacam.neighbour_table``.
+        served: How many of them others get off the ways of, if need be.
+        horizon: Steps.
+
+    Returns:
+        int32[horizon + 1, n] flat cells, or None where the first one would not get on.
+    """
+    n = len(start)
+    start = np.ascontiguousarray(start, dtype=np.int32)
+    away = np.minimum(fields, 2**20).astype(np.int32)
+    weights, terminals = np.where(away > 0, STEP, 0).astype(np.int32), STEP * away
+    busy = np.zeros(fields.shape[1], dtype=np.int32)
+    for i in range(served):
+        busy[way(int(start[i]), fields[i], near, horizon)] = STEP
+    paths = np.empty((horizon + 1, n), dtype=np.int32)
+    early: list[int] = []
+    for _ in range(ATTEMPTS):
+        order = np.array(early + [i for i in range(n) if i not in early])
+        trapped = _all(start, weights, terminals, near, order, paths)
+        if trapped < 0:
+            along = away[0, paths[:, 0]]
+            return paths if along[-1] < along[0] or along[0] == 0 else None
+        if early[:1] == [trapped]:
+            return None
+        if trapped in early:
+            early.remove(trapped)
+        early.insert(0, trapped)
+        if trapped >= served:
+            weights[trapped], terminals[trapped] = busy, 0
+    return None
+
+
+def compile_plans() -> None:
+    """Have planning compiled now (seconds, once on a machine) and not while robots drive."""
+    moves = np.zeros((1, 2, 5), dtype=np.bool_)
+    moves[0, :, 0] = moves[0, 0, 4] = moves[0, 1, 3] = True
+    fields, near = np.array([[1, 0]], dtype=np.int32), neighbour_table(moves)
+    path = plan_window(np.array([0]), fields, near, 1, 2)
+    advance(path, np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.bool_))
+    lacam(np.array([0]), fields, np.array([0]), near, (2,))
+
+
+@dataclass
+class JointPlan:
+    """A plan under way.
+
+    Attributes:
+        robots: int[k] robots that follow it.
+        goals: int[k, 2] where they were headed when it was made.
+        path: int32[T + 1, k] their flat cells.
+        step: int64[k] row in which each of them is.
+        made: When it was made, s.
+    """
+
+    robots: np.ndarray
+    goals: np.ndarray
+    path: np.ndarray
+    step: np.ndarray
+    made: float
+
+
+class JointPlans:
+    """The joint plan of a fleet on one grid, while there are robots that go first.
+
+    Attributes:
+        plan: The plan under way, or None.
+        count: Plans made so far.
+        near: int32[cells, 5], see ``lacam.neighbour_table``.
+    """
+
+    def __init__(self, costs: CostToGo) -> None:
+        """None yet."""
+        self.plan: JointPlan | None = None
+        self.count = 0
+        self._costs = costs
+        self.near = neighbour_table(costs.moves)
+        self._columns = costs.moves.shape[1]
+        self._tried = -np.inf
+
+    def propose(
+        self,
+        served: list[int],
+        robots: np.ndarray,
+        cells: np.ndarray,
+        goals: np.ndarray,
+        fields: np.ndarray,
+        able: np.ndarray,
+        ready: np.ndarray,
+        closed: np.ndarray,
+        now: float,
+    ) -> np.ndarray:
+        """Moves of the robots that follow the plan.
+
+        Args:
+            served: Robots that go first, the first of them first.
+            robots: int[m] indices of robots.
+            cells: int[m, 2] where they are or will be, all different.
+            goals: int[m, 2] their goals.
+            fields: int32[m, R, C] cost-to-go.
+            able: bool[m] robots that can drive; the others are obstacles.
+            ready: bool[m] robots that decide now.
+            closed: bool[R, C] cells that nobody may enter.
+            now: s.
+
+        Returns:
+            int8[m] moves, 0 for robots whose turn it is not, -1 for robots that are in no plan.
+        """
+        found = np.full(len(robots), -1, dtype=np.int8)
+        place = {int(robot): k for k, robot in enumerate(robots)}
+        first = [place[i] for i in served if i in place and able[place[i]]]
+        if not first:
+            self.plan = None
+            return found
+        if self.plan is not None and not self._follow(place, cells, able):
+            self.plan = None
+        if now < self._tried:  # the clock was set back
+            self._tried = -np.inf
+        if now - self._tried >= PAUSE and self._due(place, first, robots, goals, now):
+            self._tried = now
+            plan = self._make(first, robots, cells, goals, fields, able, closed, now)
+            if plan is not None:
+                self.count += 1
+                self.plan = plan
+        plan = self.plan
+        if plan is None:
+            return found
+        rows = np.array([place[int(robot)] for robot in plan.robots])
+        to = advance(plan.path, plan.step, ready[rows])
+        here = plan.path[plan.step, np.arange(len(rows))]
+        there = np.where(to >= 0, plan.path[to, np.arange(len(rows))], here)
+        found[rows] = (self.near[here] == there[:, None]).argmax(axis=1)
+        return found
+
+    def _follow(self, place: dict[int, int], cells: np.ndarray, able: np.ndarray) -> bool:
+        """Note where robots are in the plan; False if one of them is off it."""
+        plan = self.plan
+        for k, robot in enumerate(plan.robots.tolist()):
+            row = place.get(robot)
+            if row is None or not able[row]:
+                return False
+            cell = int(cells[row, 0] * self._columns + cells[row, 1])
+            if cell == plan.path[plan.step[k], k]:
+                continue
+            to = _next(plan.path, plan.step, k)
+            if to < 0 or cell != plan.path[to, k]:
+                return False
+            plan.step[k] = to
+        return True
+
+    def _due(self, place: dict[int, int], first: list[int], robots, goals, now: float) -> bool:
+        """Whether another plan is to be made."""
+        plan = self.plan
+        if plan is None or now - plan.made >= RENEW or now < plan.made:
+            return True
+        members = set(plan.robots.tolist())
+        if any(int(robots[k]) not in members for k in first):
+            return True
+        rows = [place[int(robot)] for robot in plan.robots]
+        return bool((goals[rows] != plan.goals).any())
+
+    def _make(self, first, robots, cells, goals, fields, able, closed, now: float) -> JointPlan | None:
+        flat = fields.reshape(len(robots), -1)
+        here = cells @ (self._columns, 1)
+        able = able & (flat[np.arange(len(robots)), here] < UNREACHABLE)
+        first = [k for k in first if able[k]]
+        if not first:
+            return None
+        away = np.full(len(robots), UNREACHABLE)
+        for k in first:
+            path = np.array(way(int(here[k]), flat[k], self.near, HORIZON // 2))
+            path = np.stack(np.divmod(path, self._columns), axis=1)
+            gap = np.abs(cells[:, None] - path[None]).max(axis=2).min(axis=1)
+            away = np.minimum(away, gap)
+        rank = np.argsort(away, kind="stable")
+        others = [int(k) for k in rank if able[k] and away[k] <= NEAR and k not in first]
+        group = np.array((first + others)[:MOST])
+        obstacles = here[~able]
+        shut = closed.reshape(-1).copy()
+        shut[obstacles] = True
+        near = self.near.copy()
+        near[(near >= 0) & shut[near]] = -1
+        near[here[group], 0] = here[group]  # standing is always possible
+        path = plan_window(here[group], flat[group], near, len(first))
+        if path is None:
+            path = solve(self._costs, here[group], goals[group] @ (self._columns, 1), near, shut)
+        if path is None:
+            return None
+        return JointPlan(robots[group], goals[group], path, np.zeros(len(group), dtype=np.int64), now)
