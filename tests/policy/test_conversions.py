@@ -18,15 +18,15 @@ pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from geometry_msgs.msg import Pose  # noqa: E402
-from marlgpt_msgs.msg import RobotDecision, RobotState  # noqa: E402
-from marlgpt_policy import remedies  # noqa: E402
+from marlgpt_msgs.msg import FleetState, Heartbeat, RobotDecision, RobotState  # noqa: E402
+from marlgpt_policy import fleet_messages, remedies  # noqa: E402
 from marlgpt_policy.fleet import Status  # noqa: E402
 from marlgpt_policy.nodes import conversions, intake  # noqa: E402
 from marlgpt_policy.nodes.health import Health  # noqa: E402
 from marlgpt_policy.nodes.journal import EVERY, Journal, short  # noqa: E402
 from marlgpt_policy.nodes.markers import NAMESPACES, markers  # noqa: E402
 from nav_msgs.msg import OccupancyGrid  # noqa: E402
-from rclpy.serialization import serialize_message  # noqa: E402
+from rclpy.serialization import deserialize_message  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from visualization_msgs.msg import Marker  # noqa: E402
 
@@ -154,24 +154,24 @@ def test_state_decision_and_heartbeat_say_what_the_fleet_does():
     message = conversions.decision_message(fleet, decision, Header(frame_id="map"))
     assert [robot.executed for robot in message.robots] == [4, 4, 4]
     assert not any(robot.veto for robot in message.robots)
-    state = conversions.state_message(fleet, Header(), now, 7)
+    state = deserialize_message(fleet_messages.state_bytes(fleet, (0, 0), "map", now, 7), FleetState)
     assert state.rejected_messages == 7 and state.robots[0].pose_age == pytest.approx(0.0, abs=1e-6)
     assert (state.robots[2].row, state.robots[2].goal_col) == (2, 4)
     fleet.stop(1)
     fleet.remove_robot(2)
-    beat = conversions.heartbeat_message(fleet, Header(), 9)
+    beat = deserialize_message(fleet_messages.heartbeat_bytes(fleet, (0, 0), "", 9), Heartbeat)
     assert (beat.sequence, beat.stopped, list(beat.robots)) == (9, False, ["r0"])
     fleet.stop()
-    assert conversions.heartbeat_message(fleet, Header(), 10).stopped
-    for sent in (message, state, beat):
-        serialize_message(sent)
+    beat = deserialize_message(fleet_messages.heartbeat_bytes(fleet, (0, 0), "", 10), Heartbeat)
+    assert beat.stopped
 
 
 def test_before_any_pose_all_messages_can_be_sent():
     fleet = a_fleet(2)
     fleet.poses[:] = np.nan
     fleet.pose_time[:] = -np.inf
-    serialize_message(conversions.state_message(fleet, Header(), 5.0, 0))
+    state = deserialize_message(fleet_messages.state_bytes(fleet, (0, 0), "map", 5.0, 0), FleetState)
+    assert [robot.pose_age for robot in state.robots] == [-1.0, -1.0]
     shown = markers(fleet, set(), Header(), 5.0)
     assert all(marker.action == Marker.DELETE for marker in shown.markers)
     health = Health(Journal(Lines()), 0.05).message(fleet, Header(), 5.0, 0)

@@ -27,13 +27,13 @@ from marlgpt_policy.nodes.watchdog_node import WatchdogNode  # noqa: E402
 from nav_msgs.msg import OccupancyGrid, Odometry  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSProfile  # noqa: E402
-from rclpy.serialization import serialize_message  # noqa: E402
+from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from std_msgs.msg import Bool  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fuzz_messages import callbacks, like, messages, ours  # noqa: E402
-from fuzzing import fuzz  # noqa: E402
+from fuzzing import damaged, fuzz  # noqa: E402
 
 NODES = Path(__file__).resolve().parents[2] / "ros2_ws/src/marlgpt_policy/marlgpt_policy/nodes"
 SPEED, YAW_RATE = 2.0, 4.0
@@ -153,11 +153,27 @@ def calls(*kinds):
 def call(node, message, which):
     """Give a message or request to one of the node's own callbacks for its type."""
     kind = type(message)
-    found = [(s.callback, ()) for s in node.subscriptions if ours(s.callback) and s.msg_type is kind]
+    found = [(taker(s), ()) for s in node.subscriptions if ours(s.callback) and s.msg_type is kind]
     services = [s for s in node.services if ours(s.callback) and s.srv_type.Request is kind]
     found += [(s.callback, (s.srv_type.Response(),)) for s in services]
     callback, response = found[which % len(found)]
     finish(callback(message, *response))
+
+
+def taker(subscription):
+    """A subscription's callback as one that takes messages."""
+    if not subscription.raw:
+        return subscription.callback
+    return lambda message: subscription.callback(serialize_message(message))
+
+
+def call_raw(node, data, which):
+    """Give bytes to one of the node's callbacks that take them."""
+    found = [s.callback for s in node.subscriptions if ours(s.callback) and s.raw]
+    found[which % len(found)](data)
+
+
+LUMPS = st.tuples(damaged(serialize_message(Odometry())) | st.binary(max_size=800), st.integers(0, 5))
 
 
 def kinds_of(node):
@@ -196,6 +212,8 @@ class Watched:
             publish = publisher.publish
 
             def checked(message):
+                if isinstance(message, bytes):
+                    message = deserialize_message(message, kind)
                 serialize_message(message)
                 if topic.endswith("/cmd_vel"):
                     twist = message.linear.x, message.linear.y, message.angular.z
@@ -295,6 +313,7 @@ FLEET_KINDS = (
 )  # fmt: skip
 FLEET_STEPS = (
     st.tuples(st.just(call), calls(*FLEET_KINDS))
+    | st.tuples(st.just(call_raw), LUMPS)
     | st.tuples(st.just(run_order), ORDERS)
     | st.tuples(st.just(tick), st.tuples(st.sampled_from([0.05, 0.3, 5.0, -3.0])))
 )
@@ -374,7 +393,7 @@ def roll(node, places):
 
 def topics(node):
     """Callbacks of the node's own subscriptions by relative topic name."""
-    return {s.topic_name.lstrip("/"): s.callback for s in node.subscriptions if ours(s.callback)}
+    return {s.topic_name.lstrip("/"): taker(s) for s in node.subscriptions if ours(s.callback)}
 
 
 # Robot node ----------------------------------------------------------------------------------------------

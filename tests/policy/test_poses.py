@@ -17,6 +17,7 @@ from marlgpt_policy.geometry import quaternion_of  # noqa: E402
 from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf  # noqa: E402
 from marlgpt_policy.robots_file import FleetFile  # noqa: E402
 from nav_msgs.msg import Odometry  # noqa: E402
+from rclpy.serialization import serialize_message  # noqa: E402
 from rclpy.time import Time  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -53,13 +54,14 @@ class Ear:
         for robot in self.fleet.robots:
             self.poses.add(robot, lambda *pose, name=robot.name: self.taken.append((name, *pose)))
 
-    def listen(self, kind, topic, callback, qos):
+    def listen(self, kind, topic, callback, qos, raw=False):
         assert topic not in self.subscriptions, f"{topic} is subscribed twice"
-        self.subscriptions[topic] = (kind, callback)
+        self.subscriptions[topic] = (kind, callback, raw)
         return topic
 
     def hear(self, topic, message):
-        self.subscriptions[topic][1](message)
+        _, callback, raw = self.subscriptions[topic]
+        callback(serialize_message(message) if raw else message)
 
     def why(self):
         """The reason of the only refusal so far."""

@@ -1,4 +1,4 @@
-"""Planar geometry: yaw and quaternions (by transforms3d), rotation of points, wrapping of angles."""
+"""Planar geometry: yaw, tilt (by transforms3d) and quaternions, rotation of points, wrapping of angles."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from transforms3d.euler import euler2quat
 from transforms3d.quaternions import quat2mat
 
 SMALLEST_NORM = 1e-6
 """A quaternion shorter than this holds no direction worth trusting (usually a message left at zero)."""
+
+NO_DIRECTION = "has no direction; the identity is (0, 0, 0, 1)"
 
 
 def wrap_angle(angle: float | np.ndarray) -> float | np.ndarray:
@@ -34,9 +35,7 @@ def _rotation_of(quaternion: Sequence[float] | np.ndarray) -> np.ndarray:
         raise ValueError(f"quaternion (x, y, z, w) = {xyzw.tolist()} is not finite")
     largest = np.abs(xyzw).max()
     if largest < SMALLEST_NORM:
-        raise ValueError(
-            f"quaternion (x, y, z, w) = {xyzw.tolist()} has no direction; the identity is (0, 0, 0, 1)"
-        )
+        raise ValueError(f"quaternion (x, y, z, w) = {xyzw.tolist()} {NO_DIRECTION}")
     xyzw = xyzw / largest  # so that squares neither overflow nor vanish inside transforms3d
     return quat2mat(xyzw[[3, 0, 1, 2]])
 
@@ -49,8 +48,18 @@ def yaw_of(quaternion: Sequence[float] | np.ndarray) -> float:
     Raises:
         ValueError: if there are not four numbers, one is not finite, or the norm is (almost) zero.
     """
-    rotation = _rotation_of(quaternion)
-    return math.atan2(rotation[1, 0], rotation[0, 0])
+    if len(quaternion) != 4:
+        raise ValueError(f"a quaternion has four numbers (x, y, z, w), got {len(quaternion)}")
+    x, y, z, w = map(float, quaternion)
+    largest = max(abs(x), abs(y), abs(z), abs(w))
+    if not (math.isfinite(x) and math.isfinite(y) and math.isfinite(z) and math.isfinite(w)):
+        raise ValueError(f"quaternion (x, y, z, w) = {[x, y, z, w]} is not finite")
+    if largest < SMALLEST_NORM:
+        raise ValueError(f"quaternion (x, y, z, w) = {[x, y, z, w]} {NO_DIRECTION}")
+    # As in transforms3d, which takes fifteen times as long: poses come by the thousand per second.
+    x, y, z, w = x / largest, y / largest, z / largest, w / largest
+    twice = 2.0 / (w * w + x * x + y * y + z * z)
+    return math.atan2(x * (y * twice) + w * (z * twice), 1.0 - (y * (y * twice) + z * (z * twice)))
 
 
 def tilt_of(quaternion: Sequence[float] | np.ndarray) -> float:
@@ -71,5 +80,4 @@ def quaternion_of(yaw: float) -> tuple[float, float, float, float]:
     """
     if not math.isfinite(yaw):
         raise ValueError(f"yaw must be finite, got {yaw}")
-    w, x, y, z = euler2quat(0.0, 0.0, yaw, axes="sxyz")
-    return float(x), float(y), float(z), float(w)
+    return 0.0, 0.0, math.sin(0.5 * yaw), math.cos(0.5 * yaw)

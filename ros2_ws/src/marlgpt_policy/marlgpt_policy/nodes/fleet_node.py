@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
@@ -26,6 +27,7 @@ from rclpy.time import Time
 from std_msgs.msg import Bool, Header
 from visualization_msgs.msg import MarkerArray
 
+from marlgpt_policy import fleet_messages
 from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.fleet import Fleet, GoalError
 from marlgpt_policy.grid import NavGrid, build_grid
@@ -206,8 +208,10 @@ class FleetNode(LifecycleNode):
         """A robot's index in the fleet; None if there is no fleet yet, or no such robot."""
         return self.fleet.names.index(name) if self.fleet is not None and name in self.fleet.names else None
 
-    def listen(self, kind: type, topic: str, callback: Callable, qos: QoSProfile) -> Subscription:
-        """Subscribe; a message whose callback fails, in whatever way, is refused and never ends the node."""
+    def listen(
+        self, kind: type, topic: str, callback: Callable, qos: QoSProfile, raw: bool = False
+    ) -> Subscription:
+        """Subscribe, to bytes if ``raw``; a message whose callback fails, however, is refused and ends nothing."""
 
         def handle(message) -> None:
             try:
@@ -218,7 +222,7 @@ class FleetNode(LifecycleNode):
                     "unexpected", f"message on {topic} refused: {error!r} ({where.name}, line {where.lineno})"
                 )
 
-        return self.create_subscription(kind, topic, handle, qos)
+        return self.create_subscription(kind, topic, handle, qos, raw=raw)
 
     def join(self, index: int, name: str) -> None:
         """Talk with a robot from now on."""
@@ -293,7 +297,7 @@ class FleetNode(LifecycleNode):
         except ValueError as error:
             self.journal.reject("map", f"map refused: {error}")
             return
-        self.grid, self._map_digest = grid, digest
+        self.grid, self._map_digest, self._grid_hash = grid, digest, conversions.grid_hash(grid)
         self._grids.publish(conversions.grid_message(grid))
         self._last_tick = -1.0  # the time this took is no late period
         rows, cols = grid.free.shape
@@ -379,14 +383,16 @@ class FleetNode(LifecycleNode):
             return
         self._command(now)
         self._sequence += 1
-        self._heartbeat.publish(conversions.heartbeat_message(fleet, self._header(now), self._sequence))
+        stamp, frame = divmod(round(now * 1e9), 10**9), self.settings.map_frame
+        self._heartbeat.publish(fleet_messages.heartbeat_bytes(fleet, stamp, frame, self._sequence))
         self._navigate.update(fleet, result.reached)
         decision = result.decision
         if decision is not None:
-            message = conversions.decision_message(fleet, decision, self._header(now))
-            self._health.decision(message.total_ms)
-            self._decisions.publish(message)
-            self._vetoed |= {i for i, robot in enumerate(message.robots) if robot.veto}
+            self._health.decision(decision.encode_ms + decision.infer_ms + decision.shield_ms)
+            self._decisions.publish(
+                fleet_messages.decision_bytes(fleet, decision, stamp, frame, self._grid_hash)
+            )
+            self._vetoed.update(np.flatnonzero(fleet_messages.vetoed(decision)).tolist())
         if result.reached or decision is not None:
             self._publish_state(now)
 
@@ -405,8 +411,9 @@ class FleetNode(LifecycleNode):
             self._command(self.now())
 
     def _publish_state(self, now: float) -> None:
-        header = self._header(now)
-        self._state.publish(conversions.state_message(self.fleet, header, now, self.journal.refusals))
+        stamp, frame = divmod(round(now * 1e9), 10**9), self.settings.map_frame
+        refusals = self.journal.refusals
+        self._state.publish(fleet_messages.state_bytes(self.fleet, stamp, frame, now, refusals))
 
     def _publish_state_and_markers(self) -> None:
         if self.fleet is None:
@@ -443,7 +450,8 @@ def main(args: list[str] | None = None) -> int:
         if node.get_parameter("autostart").value and not node.start():
             code = UNCONFIGURED
         while rclpy.ok() and not code:
-            executor.spin_once(timeout_sec=0.5)  # returns to Python, where signals are noticed
+            # Returns to Python, where signals are noticed, every half second, not after each message.
+            executor.spin_until_future_complete(rclpy.Future(), 0.5)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:

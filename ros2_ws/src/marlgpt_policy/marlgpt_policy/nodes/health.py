@@ -69,7 +69,7 @@ class Health:
 
         ``listeners`` is the number of those that hear the heartbeat; without any there is no watchdog.
         """
-        states = [fleet.status(i, now) for i in range(len(fleet.names))]
+        states = fleet.statuses(now)
         counts = Counter(status for status, _ in states)
         statuses = [self._summary(fleet, states, counts, now, listeners)]
         for i, (name, (status, detail)) in enumerate(zip(fleet.names, states, strict=True)):

@@ -30,7 +30,11 @@ def position(pose: Pose) -> tuple[float, float]:
 
 def coordinates(place: Point | Vector3) -> tuple[float, float]:
     """(x, y) of a place in m; ``ValueError`` if it is not finite or beyond ``FARTHEST``."""
-    x, y = place.x, place.y
+    return on_earth(place.x, place.y)
+
+
+def on_earth(x: float, y: float) -> tuple[float, float]:
+    """(x, y) in m as they are; ``ValueError`` if they are not finite or beyond ``FARTHEST``."""
     if not (math.isfinite(x) and math.isfinite(y)):
         raise ValueError(f"position is not finite: ({x}, {y})")
     if max(abs(x), abs(y)) > FARTHEST:

@@ -34,7 +34,7 @@ def markers(fleet: Fleet, vetoed: set[int], header: Header, now: float) -> Marke
     ])  # fmt: skip
     heading = np.flatnonzero(on & (fleet.goals[:, 0] >= 0))
     to_goals = np.stack([fleet.cells[heading], fleet.goals[heading]], 1)
-    status = [fleet.status(i, now)[0] for i in range(len(fleet.names))]
+    status = [status for status, _ in fleet.statuses(now)]
     seen = np.flatnonzero(np.isfinite(fleet.poses[:, 0]) & ~fleet.removed)
     body = 2 * float(fleet.radius)
 

@@ -9,9 +9,9 @@ from marlgpt_msgs.msg import PeerState
 from rclpy.time import Time
 from std_msgs.msg import Header
 
+from marlgpt_policy.fleet_messages import NO_MOVE
 from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.nodes import conversions, intake
-from marlgpt_policy.nodes.conversions import NO_MOVE
 from marlgpt_policy.peer_state import Shown, State
 
 MOST_CELLS = 64

@@ -16,9 +16,11 @@ from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Transform
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 from rclpy.time import Time
 
+from marlgpt_policy import cdr
 from marlgpt_policy.geometry import yaw_of
 from marlgpt_policy.nodes import intake
 from marlgpt_policy.nodes.journal import short
@@ -106,9 +108,9 @@ class Poses:
         if robot.needs_tf:
             self._tree(robot).users.add(robot.name)
         if robot.pose_source in KINDS:
-            callback = partial(self._on_pose, robot, take)
+            callback = partial(self._on_pose, robot, take, cdr.PoseReader(robot.pose_source))
             kind = KINDS[robot.pose_source]
-            subscriptions.append(self.listen(kind, robot.pose_topic, callback, BEST_EFFORT))
+            subscriptions.append(self.listen(kind, robot.pose_topic, callback, BEST_EFFORT, raw=True))
         self._robots[robot.name] = (robot, take, subscriptions)
 
     def remove(self, name: str) -> None:
@@ -157,16 +159,17 @@ class Poses:
 
     # Messages -------------------------------------------------------------------------------------------
 
-    def _on_pose(
-        self, robot: RobotEntry, take: Take, message: Odometry | PoseWithCovarianceStamped | PoseStamped
-    ) -> None:
+    def _on_pose(self, robot: RobotEntry, take: Take, reader: cdr.PoseReader, data: bytes) -> None:
         if not self._ready():
             return
-        pose = message.pose if isinstance(message, PoseStamped) else message.pose.pose
         try:
-            stamp = Time.from_msg(message.header.stamp).nanoseconds
-            self._check_frame(robot, message.header.frame_id)
-            place = intake.planar(pose)
+            try:
+                stamp, frame, x, y, *quaternion = reader.read(data)
+            except cdr.CdrError:
+                stamp, frame, x, y, *quaternion = _deserialized(KINDS[robot.pose_source], data)
+            if frame != self._map_frame or robot.odom_through_tf:
+                self._check_frame(robot, frame)
+            place = *intake.on_earth(x, y), yaw_of(quaternion)
             if robot.odom_through_tf:
                 place = _compose(self._odom_in_map(robot, stamp), place)
             take(stamp, *place)
@@ -248,6 +251,17 @@ class Poses:
     def _on_tf_static(buffer: Any, message: Any) -> None:
         for transform in message.transforms:
             buffer.set_transform_static(transform, "tf_static")
+
+
+def _deserialized(kind: type, data: bytes) -> cdr.Pose:
+    """What a message says that is not laid out as usual; ``ValueError`` if it is none."""
+    try:
+        message: Any = deserialize_message(data, kind)
+    except Exception as error:  # which one depends on the middleware
+        raise ValueError(f"{len(data)} bytes are no {kind.__name__}: {short(error)}") from error
+    pose = message.pose if kind is PoseStamped else message.pose.pose
+    stamp, q = Time.from_msg(message.header.stamp).nanoseconds, pose.orientation
+    return stamp, message.header.frame_id, pose.position.x, pose.position.y, q.x, q.y, q.z, q.w
 
 
 def _planar(transform: Transform) -> tuple[float, float, float]:

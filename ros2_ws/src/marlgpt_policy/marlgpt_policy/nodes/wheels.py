@@ -7,6 +7,7 @@ from geometry_msgs.msg import Twist, TwistStamped
 from rclpy.duration import Duration
 from rclpy.node import Node
 
+from marlgpt_policy.cdr import TwistWriter
 from marlgpt_policy.nodes.qos import LAST
 from marlgpt_policy.robots_file import RobotEntry
 
@@ -18,21 +19,20 @@ class Wheels:
         """Publish from ``node``, for each robot on its topic: TwistStamped or Twist, as its entry says."""
         self._node = node
         self._publishers: dict = {}
-        self._frames: dict[str, str] = {}  # of robots that take stamped commands
+        self._writers: dict[str, TwistWriter] = {}
 
     def add(self, robot: RobotEntry) -> None:
         """Create the robot's publisher, unless there is one."""
         if robot.name not in self._publishers:
             kind = TwistStamped if robot.stamped_cmd_vel else Twist
             self._publishers[robot.name] = self._node.create_publisher(kind, robot.cmd_vel_topic, LAST)
-            if robot.stamped_cmd_vel:
-                self._frames[robot.name] = robot.base_frame
+            self._writers[robot.name] = TwistWriter(robot.base_frame if robot.stamped_cmd_vel else None)
 
     def remove(self, robot: str) -> None:
         """Send the robot nothing any more."""
         if robot in self._publishers:
             self._node.destroy_publisher(self._publishers.pop(robot))
-            self._frames.pop(robot, None)
+            del self._writers[robot]
 
     def clear(self) -> None:
         """Remove every robot."""
@@ -42,16 +42,8 @@ class Wheels:
     def send(self, robot: str, stamp: Time, vx: float = 0.0, vy: float = 0.0, wz: float = 0.0) -> None:
         """Command body-frame velocities, m/s and rad/s; standstill by default. Unknown robots are left out."""
         publisher = self._publishers.get(robot)
-        if publisher is None:
-            return
-        if robot in self._frames:
-            message = TwistStamped()
-            message.header.stamp, message.header.frame_id = stamp, self._frames[robot]
-            twist = message.twist
-        else:
-            message = twist = Twist()
-        twist.linear.x, twist.linear.y, twist.angular.z = vx, vy, wz
-        publisher.publish(message)
+        if publisher is not None:
+            publisher.publish(self._writers[robot].write((stamp.sec, stamp.nanosec), vx, vy, wz))
 
     def stand(self, stamp: Time) -> None:
         """Command standstill to every robot."""
