@@ -197,6 +197,7 @@ MODULES = {
     "map_publisher": "marlgpt_sim.nodes.map_publisher",
     "task_source": "marlgpt_sim.nodes.task_source",
     "fleet_node": "marlgpt_policy.nodes.fleet_node",
+    "watchdog_node": "marlgpt_policy.nodes.watchdog_node",
 }
 
 

@@ -9,7 +9,7 @@ Time runs in ticks of ``1 / publish_rate`` s: a tick publishes every odom, then 
 then takes the physics steps up to the next tick. With ``lockstep`` it waits, before those steps, for a
 command of each robot stamped with the tick's time; all stand until each was heard once. From then on a run is
 reproducible, and as fast as the slower of both sides. The first tick is at one period, because time 0 means
-"no time" in ROS.
+"no time" in ROS. With ``system_time`` stamps are the system clock's and there is no ``/clock``.
 
 With a ``fault_..._rate`` above 0, things go wrong (see ``faults.py``), and what did is published on
 ``sim/faults`` (marlgpt_msgs/FaultCounts). A tick in which a fault keeps a pose back waits for commands in real
@@ -81,6 +81,10 @@ PARAMETERS: dict[str, Spec] = {
     "seed": Spec(0, "Of the noise, and of start poses that are not given.", 0, 2**31 - 1),
     "cmd_timeout": Spec(0.5, "Simulated seconds without a command until a robot stops.", 0.01, 3600.0),
     "stamped_cmd_vel": Spec(False, "Read geometry_msgs/TwistStamped instead of Twist."),
+    "system_time": Spec(
+        False,
+        "Stamp with the system's clock, as robots do, and publish no /clock; real time without faults only.",
+    ),
     "lockstep": Spec(False, "Wait in every tick for a command of each robot; needs stamped_cmd_vel."),
     "lockstep_timeout": Spec(1.0, "Wall seconds to wait for commands until a tick is late.", 0.01, 600.0),
     "absent": Spec(
@@ -301,7 +305,7 @@ class Simulator(Node):
         """Measure this tick's poses, once: a tick that is published again is the same."""
         world = self.world
         if self.faults is None:
-            self.stamp = self.now
+            self.stamp = time.time_ns() if self.settings["system_time"] else self.now
             robots = np.flatnonzero(world.present).tolist()
             stamps = [self.stamp] * len(robots)
             measured, twists = world.measured_poses()[robots], world.velocities[robots]
@@ -322,7 +326,7 @@ class Simulator(Node):
         self._odometry = list(zip(robots, stamps, rows.tolist(), strict=True))
 
     def _publish_tick(self) -> None:
-        """Publish every pose that arrives, then the truth, then the clock."""
+        """Publish every pose that arrives, then the truth, then the clock, where there is one."""
         for robot, stamp, row in self._odometry:
             self._outputs[robot].send(divmod(stamp, 10**9), row)
         world, stamp = self.world, divmod(self.stamp, 10**9)
@@ -330,6 +334,8 @@ class Simulator(Node):
         zw = np.stack([np.sin(half), np.cos(half)], axis=1)
         xy = np.where(world.present[:, None], world.poses[:, :2], np.nan)
         self._truth.publish(self._truth_bytes.write(stamp, xy, zw))
+        if self.settings["system_time"]:
+            return
         clock = Clock()
         clock.clock.sec, clock.clock.nanosec = stamp
         self._clock_out.publish(clock)
@@ -400,6 +406,11 @@ def _read(node: Node) -> dict[str, Any]:
         p["faults"] = FaultConfig(**{field.name: p[f"fault_{field.name}"] for field in fields(FaultConfig)})
     except ValueError as error:
         raise ValueError(f"parameter fault_{error}") from None
+    if p["system_time"] and (p["lockstep"] or p["faults"].enabled or p["real_time_factor"] != 1.0):
+        raise ValueError(
+            "parameter 'system_time' needs real_time_factor 1.0, and neither lockstep nor faults: "
+            "the system's clock goes on whatever the simulator does"
+        )
     return p
 
 
