@@ -12,18 +12,26 @@ import io
 import json
 import math
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from marlgpt_policy.geometry import rotate
 from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.occupancy import OccupancyMap
 from PIL import Image
 
-STATUS_NAMES = ("no pose", "idle", "waiting", "moving", "stale", "stopped", "off grid", "docking")
-"""Index: the constants of `marlgpt_msgs/RobotState`."""
+from marlgpt_sim.report_picture import picture
+from marlgpt_sim.run_trace import (
+    LARGEST_SAMPLES,
+    STATUS_NAMES,
+    RunTrace,
+    bounds_of,
+    thinned,
+    throughput,
+    view_of,
+)
+
+__all__ = ["LARGEST_SAMPLES", "RunTrace", "encode_trace", "picture", "throughput", "write_report"]
 
 MISSING = -32768
 """Quantised coordinate of a robot without pose or goal."""
@@ -31,97 +39,8 @@ MISSING = -32768
 LARGEST_IMAGE_SIDE = 2048
 """Pixels; a larger map is reduced for the page, every obstacle kept."""
 
-LARGEST_SAMPLES = 500_000
-"""Robot poses in one page (6 bytes each); a longer run is thinned."""
-
 _FLOOR, _UNKNOWN, _WALL = 0, 128, 255
 _PAGE = Path(__file__).with_name("report_page.html")
-
-
-@dataclass(frozen=True, eq=False)
-class RunTrace:
-    """What happened in a run: T samples of n robots, in the map frame.
-
-    Attributes:
-        map: the map the robots drove on.
-        robots: n names.
-        radius: radius of a robot, m.
-        times: float[T], increasing, s.
-        poses: float[T, n, 3], (x, y, yaw) in m and rad; NaN where unknown.
-        goals: float[T, n, 2], (x, y) in m; NaN for none.
-        status: uint8[T, n], constants of `marlgpt_msgs/RobotState`, see `STATUS_NAMES`.
-        goals_reached: int[T, n], goals reached since the start.
-        separation: float[T], gap between the surfaces of the two nearest robots, m; NaN or inf if there are
-            no two.
-        vetoes: int[T], proposals changed by the shield since the start, all robots.
-        grid: the cells the robots drove on, if they are to be shown.
-        title: headline of the report.
-        summary: more facts, label to value, in the order to show; an entry "contacts" becomes a card.
-    """
-
-    map: OccupancyMap
-    robots: list[str]
-    radius: float
-    times: np.ndarray
-    poses: np.ndarray
-    goals: np.ndarray
-    status: np.ndarray
-    goals_reached: np.ndarray
-    separation: np.ndarray
-    vetoes: np.ndarray
-    grid: NavGrid | None = None
-    title: str = "Fleet run"
-    summary: dict[str, str | int | float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Check the shapes.
-
-        Raises:
-            ValueError: naming the field, if a shape is wrong, there is no robot or sample, times do not
-                increase, the radius is not positive or a status is unknown.
-        """
-        t, n = len(self.times), len(self.robots)
-        if t == 0 or n == 0:
-            raise ValueError(f"a trace needs at least one sample and one robot, got {t} and {n}")
-        shapes = {
-            "times": (t,),
-            "poses": (t, n, 3),
-            "goals": (t, n, 2),
-            "status": (t, n),
-            "goals_reached": (t, n),
-            "separation": (t,),
-            "vetoes": (t,),
-        }
-        for name, shape in shapes.items():
-            if np.shape(getattr(self, name)) != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {np.shape(getattr(self, name))}")
-        if not np.all(np.diff(self.times) > 0.0) or not np.all(np.isfinite(self.times)):
-            raise ValueError("times must be finite and increase")
-        if not (math.isfinite(self.radius) and self.radius > 0.0):
-            raise ValueError(f"radius must be a positive number of metres, got {self.radius}")
-        if np.max(self.status) >= len(STATUS_NAMES):
-            raise ValueError(f"status must be below {len(STATUS_NAMES)}, got {np.max(self.status)}")
-
-    @property
-    def duration(self) -> float:
-        """Time from the first to the last sample, s."""
-        return float(self.times[-1] - self.times[0])
-
-
-def throughput(trace: RunTrace, window: float | None = None) -> tuple[np.ndarray, float]:
-    """Return float[T] goals per minute in the window centred on each sample, and the window in s.
-
-    Near both ends the window is shifted to lie inside the run. The default window is a sixth of the run,
-    between 5 and 30 s; it is never longer than the run.
-    """
-    if window is None:
-        window = max(5.0, min(30.0, trace.duration / 6.0))
-    window = min(window, trace.duration)
-    times = np.asarray(trace.times, dtype=np.float64)
-    reached = np.sum(trace.goals_reached, axis=1, dtype=np.float64)
-    begin = np.clip(times - window / 2.0, times[0], times[-1] - window)
-    gained = _count_at(begin + window, times, reached) - _count_at(begin, times, reached)
-    return 60.0 * gained / max(window, 1e-9), float(window)
 
 
 def encode_trace(trace: RunTrace) -> dict[str, Any]:
@@ -136,8 +55,8 @@ def encode_trace(trace: RunTrace) -> dict[str, Any]:
     - ``map.image`` is a PNG, row 0 at the top: 0 floor, 128 unknown, 255 wall; ``map.origin`` is the pose of
       its lower left corner. ``grid.free`` are packed bits, row-major.
     """
-    trace = _thinned(trace)
-    x0, y0, x1, y1 = _bounds(trace)
+    trace = thinned(trace)
+    x0, y0, x1, y1 = bounds_of(trace)
     quantum = max(x1 - x0, y1 - y0, 1e-3) / 65534.0
 
     def quantise(xy: np.ndarray) -> np.ndarray:
@@ -163,7 +82,7 @@ def encode_trace(trace: RunTrace) -> dict[str, Any]:
         "frames": len(trace.times),
         "times": _pack(trace.times - trace.times[0], "<f4"),
         "box": [x0, y0, quantum],
-        "view": _view(trace),
+        "view": view_of(trace),
         "poses": _pack(np.stack([positions[..., 0], positions[..., 1], yaw]), "<i2"),
         "goals": _changes(goals, MISSING, "<i2"),
         "status": _changes(np.asarray(trace.status)[..., None], 0, "<u1"),
@@ -203,180 +122,6 @@ def write_report(trace: RunTrace, path: str | Path) -> Path:
     unfinished.write_text(page, encoding="utf-8")
     unfinished.replace(path)
     return path
-
-
-def picture(trace: RunTrace, path_png: str | Path, time: float | None = None, trail: float = 8.0) -> Path:
-    """Write a still of the run as PNG: map, cells, robots with heading, trails and goals.
-
-    Args:
-        trace: the run.
-        path_png: the picture to write.
-        time: the moment to show, s in the trace's time; default the last sample.
-        trail: length of the trails, s.
-
-    Returns:
-        `path_png`.
-
-    Raises:
-        ValueError: `time` lies outside the run.
-        OSError: the file cannot be written.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    times = np.asarray(trace.times, dtype=np.float64)
-    time = float(times[-1]) if time is None else float(time)
-    if not times[0] <= time <= times[-1]:
-        raise ValueError(f"time {time} s lies outside the run, {times[0]} to {times[-1]} s")
-    now = int(np.searchsorted(times, time, side="right")) - 1
-    x0, y0, x1, y1 = _view(trace)
-    width = 9.0
-    figure = Figure(figsize=(width, float(np.clip(width * (y1 - y0) / (x1 - x0), 3.0, 14.0))), dpi=160)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal")
-    axes.axis("off")
-    figure.set_facecolor("#eef1f5")
-    _draw_map(axes, trace)
-    _draw_trails(axes, trace, int(np.searchsorted(times, time - trail)), now)
-    _draw_robots(axes, trace, now)
-    path_png = Path(path_png)
-    figure.savefig(path_png, format="png", facecolor=figure.get_facecolor())
-    return path_png
-
-
-_COLOURS = {
-    "floor": "#ffffff",
-    "unknown": "#dfe4ea",
-    "wall": "#2b3442",
-    "cell": "#c9d2de",
-    "trail": "#2563eb",
-    "goal": "#c026d3",
-}
-_STATUS_COLOURS = ("#94a3b8", "#94a3b8", "#7c9bd8", "#2563eb", "#d97706", "#dc2626", "#ea580c", "#0d9488")
-
-
-def _draw_map(axes: Any, trace: RunTrace) -> None:
-    from matplotlib.colors import to_rgb
-    from matplotlib.transforms import Affine2D
-
-    grid_map = trace.map
-    pixels = np.empty((*grid_map.shape, 3))
-    pixels[:] = to_rgb(_COLOURS["floor"])
-    pixels[grid_map.unknown] = to_rgb(_COLOURS["unknown"])
-    pixels[grid_map.occupied] = to_rgb(_COLOURS["wall"])
-    height, width = np.array(grid_map.shape) * grid_map.resolution
-    x, y, yaw = grid_map.origin
-    image = axes.imshow(pixels, origin="lower", extent=(0.0, width, 0.0, height), interpolation="antialiased")
-    image.set_transform(Affine2D().rotate(yaw).translate(x, y) + axes.transData)
-    view = _view(trace)  # imshow moved the limits
-    axes.set(xlim=(view[0], view[2]), ylim=(view[1], view[3]))
-    if trace.grid is not None:
-        centres = trace.grid.centre(np.argwhere(trace.grid.free))
-        axes.scatter(*centres.T, s=4.0, c=_COLOURS["cell"], linewidths=0.0, zorder=2)
-
-
-def _draw_trails(axes: Any, trace: RunTrace, begin: int, now: int) -> None:
-    from matplotlib.collections import LineCollection
-    from matplotlib.colors import to_rgba
-
-    track = np.asarray(trace.poses)[begin : now + 1, :, :2]
-    if len(track) < 2:
-        return
-    segments = np.stack([track[:-1], track[1:]], axis=2)  # [steps, n, 2 ends, 2]
-    known = np.isfinite(segments).all(axis=(2, 3))
-    for band in np.array_split(np.arange(len(segments)), 12):  # one shade each: no beads where pieces meet
-        if len(band):
-            shade = to_rgba(_COLOURS["trail"], 0.5 * (band[-1] + 1) / len(segments))
-            robots = range(len(trace.robots))
-            lines = [piece for robot in robots for piece in _pieces(segments, known, band, robot)]
-            axes.add_collection(LineCollection(lines, colors=shade, linewidths=2.4, zorder=3))
-
-
-def _pieces(segments: np.ndarray, known: np.ndarray, band: np.ndarray, robot: int) -> list[np.ndarray]:
-    """Polylines [k, 2] of one robot within a range of steps, cut where its pose is unknown."""
-    runs = np.split(band, np.flatnonzero(~known[band, robot]))
-    runs = [run[known[run, robot]] for run in runs]
-    return [np.vstack([segments[run, robot, 0], segments[run[-1:], robot, 1]]) for run in runs if len(run)]
-
-
-def _draw_robots(axes: Any, trace: RunTrace, now: int) -> None:
-    from matplotlib.patches import Circle, Polygon
-
-    radius = trace.radius
-    nose = radius * np.array([[0.72, 0.0], [-0.38, 0.46], [-0.14, 0.0], [-0.38, -0.46]])
-    for pose, goal, status in zip(trace.poses[now], trace.goals[now], trace.status[now], strict=True):
-        if not np.isfinite(pose).all():
-            continue
-        if np.isfinite(goal).all():
-            axes.plot(*zip(pose[:2], goal, strict=True), color=_COLOURS["goal"], lw=0.7, alpha=0.25, zorder=4)
-            axes.plot(*goal, marker="D", ms=5.0, mfc="white", mec=_COLOURS["goal"], mew=1.4, zorder=5)
-        axes.add_patch(
-            Circle(pose[:2], radius, facecolor=_STATUS_COLOURS[status], edgecolor="white", lw=0.8, zorder=6)
-        )
-        axes.add_patch(
-            Polygon(rotate(nose, float(pose[2])) + pose[:2], facecolor="white", edgecolor="none", zorder=7)
-        )
-
-
-def _count_at(moments: np.ndarray, times: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Value of a step function at other times."""
-    return counts[np.maximum(np.searchsorted(times, moments, side="right") - 1, 0)]
-
-
-def _thinned(trace: RunTrace) -> RunTrace:
-    """Every k-th sample, so that a page stays small; the separation keeps its minima."""
-    frames, robots = len(trace.times), len(trace.robots)
-    stride = math.ceil(frames * robots / LARGEST_SAMPLES)
-    if stride == 1:
-        return trace
-    keep = np.unique(np.append(np.arange(0, frames, stride), frames - 1))
-    separation = np.where(np.isfinite(trace.separation), trace.separation, np.inf)
-    picked = {
-        name: np.asarray(getattr(trace, name))[keep]
-        for name in ("times", "poses", "goals", "status", "goals_reached", "vetoes")
-    }
-    return RunTrace(
-        map=trace.map,
-        robots=trace.robots,
-        radius=trace.radius,
-        separation=np.minimum.reduceat(separation, keep),
-        grid=trace.grid,
-        title=trace.title,
-        summary=trace.summary,
-        **picked,
-    )
-
-
-def _corners(occupancy_map: OccupancyMap) -> np.ndarray:
-    """Corners float[4, 2] of the observed part of the map, map frame, m."""
-    seen = ~occupancy_map.unknown
-    if not seen.any():
-        seen = np.ones_like(seen)
-    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    low = np.array([columns[0], rows[0]]) * occupancy_map.resolution
-    high = np.array([columns[-1] + 1, rows[-1] + 1]) * occupancy_map.resolution
-    corners = np.array([low, [high[0], low[1]], high, [low[0], high[1]]])
-    return rotate(corners, occupancy_map.origin[2]) + occupancy_map.origin[:2]
-
-
-def _box_of(points: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    stacked = np.concatenate([np.asarray(part, dtype=np.float64).reshape(-1, 2) for part in points])
-    stacked = stacked[np.isfinite(stacked).all(axis=1)]
-    return stacked.min(axis=0), stacked.max(axis=0)
-
-
-def _bounds(trace: RunTrace) -> tuple[float, float, float, float]:
-    """Box around everything that is quantised, map frame, m."""
-    low, high = _box_of([_corners(trace.map), trace.poses[..., :2], trace.goals])
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
-
-
-def _view(trace: RunTrace) -> list[float]:
-    """Box to show at first: the map, the robots and a margin; x0, y0, x1, y1 in the map frame, m."""
-    low, high = _box_of([_corners(trace.map), trace.poses[..., :2]])
-    margin = max(trace.radius, 0.015 * float(np.max(high - low)))
-    return [float(value) for value in (*(low - margin), *(high + margin))]
 
 
 def _pack(values: np.ndarray, dtype: str) -> str:
