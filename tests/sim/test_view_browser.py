@@ -292,14 +292,21 @@ def test_watching_only(chromium):
 
 @pytest.mark.parametrize("bench", [{"robots": [f"robot_{i:03d}" for i in range(256)]}], indirect=True)
 def test_256_robots_in_two_browsers_dark_and_light(chromium, bench):
-    pages = [live(chromium, bench) for _ in range(2)]
-    pages[0].click_on("#theme")
-    themes = {page.js("document.documentElement.dataset.theme") for page in pages}
-    assert themes == {"dark", "light"}
-    for page in pages:
-        page.call("Page.bringToFront")  # a page behind another one does not draw
-        page.until("document.querySelectorAll('#robots tr').length === 256")
+    # A page behind another one neither draws nor answers clicks in time: one is looked at after the other. They draw
+    # at a few frames a second without a graphics card on a busy machine, so what counts is that both numbers go on.
+    pages = []
+    for theme in ("dark", "light"):
+        page = live(chromium, bench)
+        pages.append(page)
+        page.call("Page.bringToFront")
+        page.until("document.querySelectorAll('#robots tr').length === 256", 60.0)
+        if page.js("document.documentElement.dataset.theme") != theme:
+            page.click_on("#theme")
+        assert page.js("document.documentElement.dataset.theme") == theme
         drawn, frames = page.js("[view.state.drawn, view.state.frames]")
-        page.until(f"view.state.drawn > {drawn} + 20 && view.state.frames > {frames} + 10")
+        page.until(f"view.state.drawn > {drawn} + 5 && view.state.frames > {frames} + 5", 60.0)
+    for page in pages:  # frames go to both, also to the one behind
+        frames = page.js("view.state.frames")
+        page.until(f"view.state.frames > {frames} + 5", 60.0)
         assert page.complaints() == []
         page.close()
