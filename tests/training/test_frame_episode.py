@@ -120,7 +120,7 @@ def test_torn_columns_are_refused(tmp_path, frame_episode, name):
     row[name] = row[name][:-2]
     with pytest.raises(StoreError, match="contradict each other"):
         FrameEpisode.from_row(row)
-    with pytest.raises(StoreError, match="a size is negative"):
+    with pytest.raises(StoreError, match="steps is -1, a size is not negative"):
         FrameEpisode.from_row({**row, "steps": -1})
 
 

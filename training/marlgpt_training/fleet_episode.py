@@ -7,7 +7,6 @@ that ways led around. So every row stands alone, and the observations encoded fr
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,32 +14,20 @@ import numpy as np
 import pyarrow as pa
 from marlgpt_policy.layout import HISTORY, POGEMA_LAYOUT
 
-from marlgpt_training.store import StoreError
+from marlgpt_training.episode_row import RowReader, common_row, contradictions, schema_of
 
 MOVES = 5
-_SCHEMA = pa.schema(
-    [
-        ("environment", pa.string()),
-        ("scenario", pa.string()),
-        ("spec", pa.string()),
-        ("seed", pa.int64()),
-        ("source", pa.string()),
-        ("agents", pa.int32()),
-        ("steps", pa.int32()),
-        ("map_rows", pa.int32()),
-        ("map_cols", pa.int32()),
-        ("edges", pa.binary()),
-        ("times", pa.binary()),
-        ("cells", pa.binary()),
-        ("goals", pa.binary()),
-        ("history", pa.binary()),
-        ("present", pa.binary()),
-        ("masks", pa.binary()),
-        ("detours", pa.binary()),
-        ("actions", pa.binary()),
-        ("labels", pa.binary()),
-        ("rewards", pa.binary()),
-    ]
+_SCHEMA = schema_of(
+    map_rows=pa.int32(),
+    map_cols=pa.int32(),
+    edges=pa.binary(),
+    times=pa.binary(),
+    cells=pa.binary(),
+    goals=pa.binary(),
+    history=pa.binary(),
+    present=pa.binary(),
+    masks=pa.binary(),
+    detours=pa.binary(),
 )
 
 
@@ -105,15 +92,7 @@ class FleetEpisode:
 
     def row(self) -> dict:
         """The Parquet row."""
-        steps, agents = self.actions.shape
-        return {
-            "environment": self.environment,
-            "scenario": self.scenario,
-            "spec": json.dumps(self.spec),
-            "seed": self.seed,
-            "source": self.source,
-            "agents": agents,
-            "steps": steps,
+        return common_row(self) | {
             "map_rows": self.moves.shape[0],
             "map_cols": self.moves.shape[1],
             "edges": np.packbits(self.moves).tobytes(),
@@ -124,55 +103,30 @@ class FleetEpisode:
             "present": np.packbits(self.present).tobytes(),
             "masks": np.packbits(self.masks).tobytes(),
             "detours": self.detours.astype("<i2").tobytes(),
-            "actions": self.actions.astype("i1").tobytes(),
-            "labels": self.labels.astype("i1").tobytes(),
-            "rewards": self.rewards.astype("<f2").tobytes(),
         }
 
     @staticmethod
     def from_row(row: dict) -> FleetEpisode:
         """Decode a Parquet row; ``StoreError`` if its fields contradict each other."""
-        agents, steps, rows, cols = row["agents"], row["steps"], row["map_rows"], row["map_cols"]
-
-        def bits(name: str, *shape: int) -> np.ndarray:
-            count = int(np.prod(shape))
-            if len(row[name]) != -(-count // 8):
-                raise ValueError(f"{len(row[name])} bytes of {name} for {count} bits")
-            return np.unpackbits(np.frombuffer(row[name], np.uint8), count=count).reshape(shape).astype(bool)
-
-        def numbers(name: str, kind: str, *shape: int) -> np.ndarray:
-            return np.frombuffer(row[name], kind).reshape(shape)
-
-        try:
-            if min(agents, steps, rows, cols) < 0:
-                raise ValueError("a size is negative")
+        with contradictions():
+            read = RowReader(row, "map_rows", "map_cols")
+            shape = read.steps, read.agents
             episode = FleetEpisode(
-                moves=bits("edges", rows, cols, MOVES),
-                times=numbers("times", "<i8", steps),
-                cells=numbers("cells", "<i2", steps, agents, 2),
-                goals=numbers("goals", "<i2", steps, agents, 2),
-                history=numbers("history", "i1", steps, agents, HISTORY),
-                present=bits("present", steps, agents),
-                masks=bits("masks", steps, agents, MOVES),
-                detours=numbers("detours", "<i2", -1, 3),
-                actions=numbers("actions", "i1", steps, agents),
-                labels=numbers("labels", "i1", steps, agents),
-                rewards=numbers("rewards", "<f2", steps, agents),
-                source=row["source"],
-                scenario=row["scenario"],
-                seed=row["seed"],
-                spec=json.loads(row["spec"]),
-                environment=row["environment"],
+                moves=read.bits("edges", row["map_rows"], row["map_cols"], MOVES),
+                times=read.numbers("times", "<i8", read.steps),
+                cells=read.numbers("cells", "<i2", *shape, 2),
+                goals=read.numbers("goals", "<i2", *shape, 2),
+                history=read.numbers("history", "i1", *shape, HISTORY),
+                present=read.bits("present", *shape),
+                masks=read.bits("masks", *shape, MOVES),
+                detours=read.numbers("detours", "<i2", -1, 3),
+                **read.common(),
             )
             episode.check()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise StoreError(f"an episode's fields contradict each other: {error}") from error
         return episode
 
     def check(self) -> None:
         """``ValueError`` if a cell, move or label is out of range, not allowed, or two robots share a cell."""
-        if not isinstance(self.spec, dict):
-            raise ValueError(f"spec is a {type(self.spec).__name__}, not an object")
         float(self.spec.get("step_time", 1.0))
         shape = np.array(self.moves.shape[:2])
         for name, cells, floor in (("cell", self.cells, -1), ("goal", self.goals, -1)):

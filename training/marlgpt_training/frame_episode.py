@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,28 +9,16 @@ import numpy as np
 import pyarrow as pa
 from marlgpt_policy.layout import MAX_ACTIONS
 
-from marlgpt_training.store import StoreError
+from marlgpt_training.episode_row import RowReader, common_row, contradictions, schema_of
 
-_SCHEMA = pa.schema(
-    [
-        ("environment", pa.string()),
-        ("scenario", pa.string()),
-        ("layout", pa.string()),
-        ("spec", pa.string()),
-        ("seed", pa.int64()),
-        ("source", pa.string()),
-        ("agents", pa.int32()),
-        ("steps", pa.int32()),
-        ("actions", pa.binary()),
-        ("labels", pa.binary()),
-        ("rewards", pa.binary()),
-        ("ended", pa.bool_()),
-        ("features", pa.int32()),
-        ("frames", pa.binary()),
-        ("visible", pa.binary()),
-        ("masks", pa.binary()),
-        ("active", pa.binary()),
-    ]
+_SCHEMA = schema_of(
+    layout=pa.string(),
+    ended=pa.bool_(),
+    features=pa.int32(),
+    frames=pa.binary(),
+    visible=pa.binary(),
+    masks=pa.binary(),
+    active=pa.binary(),
 )
 
 
@@ -76,19 +63,8 @@ class FrameEpisode:
 
     def row(self) -> dict:
         """The Parquet row."""
-        steps, agents = self.actions.shape
-        return {
-            "environment": self.environment,
-            "scenario": self.scenario,
+        return common_row(self) | {
             "layout": self.layout,
-            "spec": json.dumps(self.spec),
-            "seed": self.seed,
-            "source": self.source,
-            "agents": agents,
-            "steps": steps,
-            "actions": self.actions.astype("i1").tobytes(),
-            "labels": self.labels.astype("i1").tobytes(),
-            "rewards": self.rewards.astype("<f2").tobytes(),
             "ended": self.ended,
             "features": self.frames.shape[2],
             "frames": self.frames.astype("<f2").tobytes(),
@@ -100,42 +76,23 @@ class FrameEpisode:
     @staticmethod
     def from_row(row: dict) -> FrameEpisode:
         """Decode a Parquet row; ``StoreError`` if its fields contradict each other."""
-        agents, steps, features = row["agents"], row["steps"], row["features"]
-
-        def bits(name: str, *shape: int) -> np.ndarray:
-            count = int(np.prod(shape))
-            if len(row[name]) != -(-count // 8):
-                raise ValueError(f"{len(row[name])} bytes of {name} for {count} bits")
-            return np.unpackbits(np.frombuffer(row[name], np.uint8), count=count).reshape(shape).astype(bool)
-
-        try:
-            if min(agents, steps, features) < 0:
-                raise ValueError("a size is negative")
+        with contradictions():
+            read = RowReader(row, "features")
+            shape = read.steps + 1, read.agents
             episode = FrameEpisode(
-                environment=row["environment"],
-                scenario=row["scenario"],
                 layout=row["layout"],
-                frames=np.frombuffer(row["frames"], "<f2").reshape(steps + 1, agents, features),
-                visible=bits("visible", steps + 1, agents, features),
-                masks=bits("masks", steps + 1, agents, MAX_ACTIONS),
-                active=bits("active", steps + 1, agents),
-                actions=np.frombuffer(row["actions"], "i1").reshape(steps, agents),
-                labels=np.frombuffer(row["labels"], "i1").reshape(steps, agents),
-                rewards=np.frombuffer(row["rewards"], "<f2").reshape(steps, agents),
+                frames=read.numbers("frames", "<f2", *shape, row["features"]),
+                visible=read.bits("visible", *shape, row["features"]),
+                masks=read.bits("masks", *shape, MAX_ACTIONS),
+                active=read.bits("active", *shape),
                 ended=row["ended"],
-                source=row["source"],
-                seed=row["seed"],
-                spec=json.loads(row["spec"]),
+                **read.common(),
             )
             episode.check()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise StoreError(f"an episode's fields contradict each other: {error}") from error
         return episode
 
     def check(self) -> None:
         """``ValueError`` if a move is not allowed where it was made, or a number is not finite."""
-        if not isinstance(self.spec, dict):
-            raise ValueError(f"spec is a {type(self.spec).__name__}, not an object")
         active, masks = self.active[:-1], self.masks[:-1]
         for name, moves, asked in (
             ("action", self.actions, active),

@@ -3,13 +3,11 @@
 Kind ``grid``: a POGEMA episode keeps the map bits, the starts, the goal events and two bytes per agent step (the
 executed move and the expert's move); every observation is rebuilt from them. Kind ``frames`` (``frame_episode.py``):
 games whose observation is a vector. Kind ``fleet`` (``fleet_episode.py``): joint decisions of a driving fleet, from
-bags. Shards are written to a temporary name
-and renamed, so a killed writer never leaves a torn file behind.
+bags. Shards are written to a temporary name and renamed, so a killed writer never leaves a torn file behind.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,36 +18,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from marlgpt_policy.layout import POGEMA_LAYOUT
 
+from marlgpt_training.episode_row import RowReader, StoreError, common_row, contradictions, schema_of
+
 if TYPE_CHECKING:
     from marlgpt_training.fleet_episode import FleetEpisode
     from marlgpt_training.frame_episode import FrameEpisode
 
 VERSION = 1
 KINDS = ("grid", "frames", "fleet")
-_SCHEMA = pa.schema(
-    [
-        ("environment", pa.string()),
-        ("scenario", pa.string()),
-        ("spec", pa.string()),
-        ("seed", pa.int64()),
-        ("source", pa.string()),
-        ("agents", pa.int32()),
-        ("steps", pa.int32()),
-        ("actions", pa.binary()),
-        ("labels", pa.binary()),
-        ("rewards", pa.binary()),
-        ("ended", pa.bool_()),
-        ("map_rows", pa.int32()),
-        ("map_cols", pa.int32()),
-        ("map_bits", pa.binary()),
-        ("starts", pa.binary()),
-        ("goal_events", pa.binary()),
-    ],
+_SCHEMA = schema_of(
+    ended=pa.bool_(),
+    map_rows=pa.int32(),
+    map_cols=pa.int32(),
+    map_bits=pa.binary(),
+    starts=pa.binary(),
+    goal_events=pa.binary(),
 )
-
-
-class StoreError(ValueError):
-    """A shard is torn, foreign, or of another schema version."""
 
 
 @dataclass
@@ -95,18 +79,7 @@ class Episode:
 
     def row(self) -> dict:
         """The Parquet row."""
-        steps, agents = self.actions.shape
-        return {
-            "environment": self.environment,
-            "scenario": self.scenario,
-            "spec": json.dumps(self.spec),
-            "seed": self.seed,
-            "source": self.source,
-            "agents": agents,
-            "steps": steps,
-            "actions": self.actions.astype("i1").tobytes(),
-            "labels": self.labels.astype("i1").tobytes(),
-            "rewards": self.rewards.astype("<f2").tobytes(),
+        return common_row(self) | {
             "ended": self.ended,
             "map_rows": self.free.shape[0],
             "map_cols": self.free.shape[1],
@@ -118,34 +91,20 @@ class Episode:
     @staticmethod
     def from_row(row: dict) -> Episode:
         """Decode a Parquet row; ``StoreError`` if its fields contradict each other."""
-        agents, steps, rows, cols = row["agents"], row["steps"], row["map_rows"], row["map_cols"]
-        try:
-            if min(agents, steps, rows, cols) < 0 or len(row["map_bits"]) != -(-rows * cols // 8):
-                raise ValueError(f"{len(row['map_bits'])} bytes of map for {rows} x {cols} cells")
-            bits = np.unpackbits(np.frombuffer(row["map_bits"], np.uint8), count=rows * cols)
+        with contradictions():
+            read = RowReader(row, "map_rows", "map_cols")
             episode = Episode(
-                free=bits.reshape(rows, cols).astype(bool),
-                starts=np.frombuffer(row["starts"], "<i2").reshape(agents, 2),
-                goal_events=np.frombuffer(row["goal_events"], "<i2").reshape(-1, 4),
-                actions=np.frombuffer(row["actions"], "i1").reshape(steps, agents),
-                labels=np.frombuffer(row["labels"], "i1").reshape(steps, agents),
-                rewards=np.frombuffer(row["rewards"], "<f2").reshape(steps, agents),
+                free=read.bits("map_bits", row["map_rows"], row["map_cols"]),
+                starts=read.numbers("starts", "<i2", read.agents, 2),
+                goal_events=read.numbers("goal_events", "<i2", -1, 4),
                 ended=row["ended"],
-                source=row["source"],
-                scenario=row["scenario"],
-                seed=row["seed"],
-                spec=json.loads(row["spec"]),
-                environment=row["environment"],
+                **read.common(),
             )
             episode.check()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise StoreError(f"an episode's fields contradict each other: {error}") from error
         return episode
 
     def check(self) -> None:
         """``ValueError`` if a move, label, agent or cell is out of range, or an agent starts without a goal."""
-        if not isinstance(self.spec, dict):
-            raise ValueError(f"spec is a {type(self.spec).__name__}, not an object")
         agents, events = len(self.starts), self.goal_events
         for name, low in (("actions", 0), ("labels", -1)):
             moves = getattr(self, name)
