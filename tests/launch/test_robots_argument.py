@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ def load(name):
     return module
 
 
-sim, fleet = load("sim"), load("fleet")
+sim, gazebo, fleet = load("sim"), load("gazebo"), load("fleet")
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_the_simulation_takes_a_file_or_a_number(file):
     }  # fmt: skip
     assert sim.robots_of(given(sim, robots="2", radius="0.3"))["robots"] == ["robot_00", "robot_01"]
     bodies = sim.robots_of(given(sim, robots_file=str(file)))
-    assert bodies == {"robots_file": str(file)} and sim.fleet_arguments(bodies) == {}
+    assert bodies == sim.fleet_arguments(bodies) == {"robots_file": str(file)}
     assert sim.map_frame(bodies) == {"map_frame": "site"} and sim.map_frame({"robots": ["a"]}) == {}
 
 
@@ -49,8 +50,24 @@ def test_a_file_and_its_rivals_are_refused_together(file, rival):
         fleet.overrides(given(fleet, robots_file=str(file), **{rival: "1"}))
 
 
+@pytest.mark.parametrize("number", ["0", "-1", "many"])
+def test_a_number_of_robots_that_is_none_is_refused(number):
+    for act in (sim.robots_of, gazebo.write):
+        with pytest.raises(ValueError, match=f"robots:={number}: give the number of robots"):
+            act(given(sim, robots=number))
+
+
+def test_both_simulators_ask_for_the_same_fleet_node():
+    """Names, body and what is passed on agree, so that the two can be compared."""
+    bodies = sim.robots_of(given(sim, robots="3"))
+    plan = SimpleNamespace(fleet=SimpleNamespace(names=bodies["robots"]))
+    assert gazebo.fleet_arguments(given(gazebo), plan, None) == sim.fleet_arguments(bodies)
+    shared = {name: text for name, (_, text) in sim.ARGUMENTS.items()}
+    assert shared.items() <= {name: text for name, (_, text) in gazebo.ARGUMENTS.items()}.items()
+
+
 def test_a_file_that_is_not_there():
-    for act in (lambda v: sim.robots_of(v), fleet.overrides):
+    for act in (sim.robots_of, gazebo.write, fleet.overrides):
         with pytest.raises(FileNotFoundError, match="robots_file:=none.yaml: no such file"):
             act(given(sim, use_sim_time="false", robots_file="none.yaml"))
 
