@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -66,14 +67,14 @@ class DeadReckoning:
         return self._moved[at, robot]
 
     def explains(
-        self, robot: int, before: np.ndarray, pose: np.ndarray, when: float, tolerance: float
+        self, robot: int, before: Sequence[float], pose: Sequence[float], when: float, tolerance: float
     ) -> bool:
         """Can the commands have taken the robot to a pose, all of the way or a part of it?
 
         Args:
             robot: Its index.
-            before: float[3] the pose (x, y, yaw) believed last.
-            pose: float[3] the pose at ``when`` s.
+            before: Three floats: the pose (x, y, yaw) believed last.
+            pose: Three floats: the pose at ``when`` s.
             when: s.
             tolerance: m, and twice as many rad, that poses may be off beside a share of the way driven.
         """

@@ -92,6 +92,21 @@ class Docking:
             ways.append((robots.suspect[i, :2], robots.suspect[i, :2]))
         return ways
 
+    def _all_ways(self) -> tuple[np.ndarray, np.ndarray]:
+        """Robots int[m] off the grid, those with two ways twice, and their ways float[m, 2, 2] as in ``_ways``."""
+        robots = self.robots
+        off = self.off_grid()
+        away = off[~robots.docked[off]]
+        ends = robots.poses[away, :2].copy()
+        docking = robots.docking[away]
+        ends[docking] = self.grid.centre(robots.cells[away[docking]])
+        jumped = off[np.isfinite(robots.suspect[off, 0])]
+        there = robots.suspect[jumped, :2]
+        ways = np.stack(
+            [np.concatenate([robots.poses[away, :2], there]), np.concatenate([ends, there])], axis=1
+        )
+        return np.concatenate([away, jumped]), ways
+
     def _near(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """bool[R, C] cells whose edges come too close to a robot between ``start`` and ``end`` float[2].
 
@@ -177,24 +192,23 @@ class Docking:
     def _too_close(self, i: int, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """int[k] robots that are, or will be on the ways they are on, too close to the way from start to end."""
         robots = self.robots
-        close = np.zeros(len(robots), dtype=bool)
         seen = robots.seen & ~robots.removed
         here = robots.poses[:, :2]
         held = robots.cells[:, 0] >= 0
         middle, last = here.copy(), here.copy()
         middle[held] = self.grid.centre(robots.targets[held])
         last[held] = self.grid.centre(robots.ends[held])
-        for point in np.linspace(start, end, SAMPLES) if (start != end).any() else start[None]:
-            gap = np.minimum(
-                distance_to_segment(point, here, middle), distance_to_segment(point, middle, last)
-            )
-            close |= gap < 2 * self.radius + self.reserve
-        close &= seen
-        for j in self.off_grid().tolist():
-            for a, b in self._ways(j):
-                for point in np.linspace(a, b, SAMPLES) if (a != b).any() else a[None]:
-                    if distance_to_segment(point, start, end) < 2 * self.radius + 2 * self.reserve:
-                        close[j] = True
+        points = np.linspace(start, end, SAMPLES) if (start != end).any() else start[None]
+        gap = np.minimum(
+            distance_to_segment(points[:, None], here, middle),
+            distance_to_segment(points[:, None], middle, last),
+        )
+        close = (gap < 2 * self.radius + self.reserve).any(axis=0) & seen
+        off, ways = self._all_ways()
+        if len(off):
+            points = np.linspace(ways[:, 0], ways[:, 1], SAMPLES)  # the same ones where a robot stands
+            near = distance_to_segment(points, start, end) < 2 * self.radius + 2 * self.reserve
+            close[off[near.any(axis=0)]] = True
         # Robots that stand may be as close as they are: whoever drives away from them must be able to.
         stand = np.where(robots.docked, ~robots.moving, ~robots.docking) & np.isnan(robots.suspect[:, 0])
         apart = np.hypot(*(here - start).T)

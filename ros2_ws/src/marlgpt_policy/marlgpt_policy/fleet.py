@@ -208,19 +208,22 @@ class Fleet(Robots):
             raise ValueError(f"pose of robot '{self.names[robot]}' is not finite: ({x}, {y}, {yaw})")
         if self.removed[robot]:
             return
-        pose = np.array((x, y, yaw))
-        known, tolerance = np.isfinite(self.poses[robot, 0]), self.config.jump_distance
-        if known and not self.reckoning.explains(robot, self.poses[robot], pose, now, tolerance):
-            settled = self._suspect(robot, pose, now)
+        # In plain numbers: thousands of poses come per second, and arrays of three cost more than they help.
+        last, tolerance = self.poses[robot], self.config.jump_distance
+        before = last.tolist()
+        known = math.isfinite(before[0])
+        if known and not self.reckoning.explains(robot, before, (x, y, yaw), now, tolerance):
+            settled = self._suspect(robot, np.array((x, y, yaw)), now)
             if not settled:
                 return
             self.docked[robot] = self.docking[robot] = False
             self.detail[robot] = "its pose jumped and settled elsewhere"
-        self.suspect[robot] = np.nan
-        self.suspect_since[robot] = np.nan
+        if math.isfinite(self.suspect[robot, 0]):
+            self.suspect[robot] = np.nan
+            self.suspect_since[robot] = np.nan
         if not known:
             self.first_pose[robot] = now
-        self.poses[robot] = pose
+        last[0], last[1], last[2] = x, y, yaw
         self.pose_time[robot] = now
         self.reckoning.believe(robot, now - self._latency() - self.config.control_period)
 
