@@ -409,6 +409,41 @@ def test_plain_twist_at_real_time_with_noise(peer, map_yaml):
     assert code == 0, err
 
 
+def test_on_the_system_clock_poses_are_stamped_when_they_are_measured(peer, map_yaml):
+    publisher = peer.node.create_publisher(Twist, "ann/cmd_vel", RELIABLE)
+    ages: list[float] = []
+    peer.listen(
+        Odometry, "ann/odom", BEST_EFFORT, lambda m: ages.append(time.time() - seconds(m.header.stamp))
+    )
+    peer.listen(SimStatus, "sim/status")
+    peer.listen(Clock, "/clock")
+    process = start(
+        "simulator",
+        "robots:=[ann]",
+        f"map_yaml:={map_yaml}",
+        "initial_poses:=[1.0, 1.0, 0.0]",
+        "system_time:=true",
+    )
+    try:
+        peer.until(
+            lambda: publisher.get_subscription_count() and len(ages) > 20 and "sim/status" in peer.last
+        )
+        command = Twist()
+        command.angular.z = 1.0
+
+        def turns() -> bool:
+            publisher.publish(command)
+            return peer.last["ann/odom"].twist.twist.angular.z > 0.99
+
+        peer.until(turns)
+    finally:
+        code, err = stop(process)
+    assert code == 0, err
+    assert all(-1e-3 < age < 30.0 for age in ages), ages
+    assert abs(seconds(peer.last["sim/status"].header.stamp) - time.time()) < 90.0
+    assert "/clock" not in peer.last
+
+
 @pytest.mark.parametrize(
     ("module", "parameters", "named"),
     [
@@ -420,6 +455,16 @@ def test_plain_twist_at_real_time_with_noise(peer, map_yaml):
         ("simulator", ("robots:=[ann]", "rate:=fast"), "rate"),
         ("simulator", ("robots:=[ann]", "map_yaml:=MAP", "rate:=30.0"), "'publish_rate'"),
         ("simulator", ("robots:=[ann]", "map_yaml:=MAP", "lockstep:=true"), "'stamped_cmd_vel'"),
+        (
+            "simulator",
+            ("robots:=[ann]", "map_yaml:=MAP", "system_time:=true", "real_time_factor:=2.0"),
+            "'system_time'",
+        ),
+        (
+            "simulator",
+            ("robots:=[ann]", "map_yaml:=MAP", "system_time:=true", "fault_stall_rate:=1.0"),
+            "'system_time'",
+        ),
         ("simulator", ("robots:=[ann]", "map_yaml:=/none.yaml"), "/none.yaml"),
         ("simulator", ("robots:=[ann]", "map_yaml:=MAP", "initial_poses:=[50.0, 0.0, 0.0]"), "'ann'"),
         ("simulator", ("robots:=[ann]", "map_yaml:=MAP", "absent:=[eve]"), "'absent' names 'eve'"),

@@ -18,6 +18,7 @@ time at most and is never late. Absent robots have no odom, and NaN for a positi
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from dataclasses import fields
@@ -35,6 +36,7 @@ from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
 from rosgraph_msgs.msg import Clock
 
 from marlgpt_sim.nodes.cdr import TruthBytes, read_twist, read_twist_stamped
@@ -209,7 +211,7 @@ class Simulator(Node):
                 text = f"command of '{self.settings['robots'][robot]}' cannot be read: {error}"
                 self.get_logger().warning(text, throttle_duration_sec=5.0)
                 return
-            if not np.isfinite(vx + vy + wz):
+            if not math.isfinite(vx + vy + wz):
                 name = self.settings["robots"][robot]
                 text = f"command of '{name}' is not finite; it stops"
                 self.get_logger().warning(text, throttle_duration_sec=5.0)
@@ -299,7 +301,7 @@ class Simulator(Node):
                     self.late_ticks += not self.settings["lockstep"]
                     self._deadline = time.monotonic()
                 return
-            executor.spin_once(left)
+            executor.spin_until_future_complete(Future(), left)  # not back here after each message
 
     def _measure(self) -> None:
         """Measure this tick's poses, once: a tick that is published again is the same."""
