@@ -15,6 +15,8 @@ import aiohttp
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next((found for name in NAMES if (found := shutil.which(name))), None)
 MISSING = f"no browser is installed; looked for {', '.join(NAMES)}"
+PATIENCE = 90.0
+"""Seconds that a busy machine may take for anything; only tests that fail wait so long."""
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--no-first-run", "--hide-scrollbars", "--remote-debugging-port=0", "--disable-dev-shm-usage",
@@ -41,7 +43,7 @@ class Chromium:
         self._log = (profile.parent / f"{profile.name}.log").open("wb")
         self.process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
         port = profile / "DevToolsActivePort"
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while not (port.exists() and "\n" in port.read_text()):
             assert self.process.poll() is None and time.monotonic() < end, Path(self._log.name).read_text()
             time.sleep(0.05)
@@ -51,7 +53,7 @@ class Chromium:
     async def _make_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession()
 
-    def run(self, what, timeout: float = 30.0):
+    def run(self, what, timeout: float = PATIENCE):
         return self._loop.run_until_complete(asyncio.wait_for(what, timeout))
 
     def open(self, url: str) -> Page:
@@ -109,7 +111,7 @@ class Page:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def until(self, expression: str, timeout: float = 30.0) -> None:
+    def until(self, expression: str, timeout: float = PATIENCE) -> None:
         """Wait until an expression is truthy. Errors count as false: the page may still be loading."""
         guarded = f"(() => {{ try {{ return Boolean({expression}); }} catch {{ return null; }} }})()"
         end = time.monotonic() + timeout
@@ -151,7 +153,7 @@ class Page:
             "const x = b.x + b.width / 2, y = b.y + b.height / 2, top = document.elementFromPoint(x, y);"
             f"return [x, y, Boolean(top) && e.contains(top)]; }})({element})"
         )
-        end, before = time.monotonic() + 30.0, None
+        end, before = time.monotonic() + PATIENCE, None
         while True:
             x, y, free = now = self.js(place)
             if free and now == before:

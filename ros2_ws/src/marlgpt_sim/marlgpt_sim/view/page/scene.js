@@ -8,6 +8,7 @@ const REMOVED = 9;
 const VETO_MS = 900;
 const JUMP = 2; // m between two frames from which a pose is not interpolated
 const TAP = 8; // pixels that a click may move
+const EDGE = { left: 12, right: 64, top: 54, bottom: 48 }; // pixels in which buttons and the hint lie on the map
 
 export class Scene {
   constructor(canvas, picked) {
@@ -119,10 +120,11 @@ export class Scene {
     if (!this.map || !this.width) return;
     const { width, height, resolution, origin: [x, y, yaw] } = this.map;
     const w = width * resolution, h = height * resolution, c = Math.cos(yaw), s = Math.sin(yaw);
-    this.view.x = x + (c * w - s * h) / 2;
-    this.view.y = y + (s * w + c * h) / 2;
     const wide = Math.abs(c) * w + Math.abs(s) * h, high = Math.abs(s) * w + Math.abs(c) * h;
-    this.view.scale = 0.96 * Math.min(this.width / wide, this.height / high);
+    const room = [this.width - EDGE.left - EDGE.right, this.height - EDGE.top - EDGE.bottom];
+    this.view.scale = Math.min(Math.max(room[0], 80) / wide, Math.max(room[1], 80) / high);
+    this.view.x = x + (c * w - s * h) / 2 + (EDGE.right - EDGE.left) / 2 / this.view.scale;
+    this.view.y = y + (s * w + c * h) / 2 + (EDGE.top - EDGE.bottom) / 2 / this.view.scale;
     this.fitted = true;
   }
 
