@@ -65,18 +65,15 @@ def check(reader, source, data):
 def test_any_messages_are_read_as_ros_reads_them(data, source):
     reader, kind = PoseReader(source), KINDS[source]
     for _ in range(4):  # frames that stay, change, and come again
-        message = data.draw(messages(kind))
-        carried = serialize_message(message)
-        wanted = said(source, deserialize_message(carried, kind))  # strings end at their first zero
-        for sent in (carried, big_endian(source, message)) if "\0" not in wanted[1] else (carried,):
+        carried = serialize_message(data.draw(messages(kind)))
+        message = deserialize_message(carried, kind)  # strings end at their first zero
+        for sent in (carried, big_endian(source, message)):
             try:
                 found = reader.read(sent)
             except CdrError:
-                assert message.header.stamp.sec < 0 or "\0" in message.header.frame_id + getattr(
-                    message, "child_frame_id", ""
-                )
+                assert message.header.stamp.sec < 0
             else:
-                assert same(found, wanted)
+                assert same(found, said(source, message))
 
 
 @fuzz(600)
