@@ -83,10 +83,15 @@ export class Plots {
     });
     pen.stroke();
     pen.fillStyle = style.getPropertyValue("--soft");
+    pen.strokeStyle = style.getPropertyValue("--panel"); // a rim, readable on the curve
+    pen.lineWidth = 3;
+    pen.lineJoin = "round";
     pen.font = "11px system-ui, sans-serif";
-    pen.fillText(top.toFixed(digits), 4, 12);
     const minutes = (t[t.length - 1] - t[0]) / 60;
     const label = minutes >= 1 ? `last ${minutes.toFixed(0)} min` : `last ${(minutes * 60).toFixed(0)} s`;
-    pen.fillText(label, 4, height - 5);
+    for (const [text, at] of [[top.toFixed(digits), 12], [label, height - 5]]) {
+      pen.strokeText(text, 4, at);
+      pen.fillText(text, 4, at);
+    }
   }
 }
