@@ -1,6 +1,7 @@
 """What a fleet publishes of itself, as the CDR bytes of marlgpt_msgs: FleetState, FleetDecision and Heartbeat.
 
-For 128 robots the objects of a FleetState take 9 ms to build and those of a FleetDecision 5 ms; the bytes 0.7 and 0.5 ms.
+For 128 robots the objects of a FleetState take 9 ms to build and those of a FleetDecision 5 ms; the bytes take 0.7 ms
+and 0.5 ms.
 ``tests/policy/test_fleet_messages.py`` checks that they say what ROS's own serialization of the messages says.
 """
 
