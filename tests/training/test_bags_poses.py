@@ -13,7 +13,7 @@ from marlgpt_training.bags.frames import Transforms, robot_names
 from marlgpt_training.bags.importing import Args, import_bag
 from marlgpt_training.bags.infer import Inference
 from marlgpt_training.bags.reading import BagError
-from marlgpt_training.bags.tracks import Track
+from marlgpt_training.bags.tracks import Track, step_time
 from marlgpt_training.replay import unroll
 from marlgpt_training.store import read_shard
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
@@ -342,6 +342,22 @@ def test_waiting_for_another_robot_is_no_goal():
         for step in np.flatnonzero(episode.labels[:, 1] >= 0)
     }
     assert goals == {(0, 5)}
+
+
+@pytest.mark.parametrize("stop", [0.0, 0.8, 3.0])
+@pytest.mark.parametrize("drive", [1.1, 1.6])
+def test_a_step_is_the_drive_to_the_next_cell_also_where_robots_stop_in_each(stop, drive):
+    grid, time = build_grid(PLAN, 0.22), 0.0
+    track = Track(grid)
+    centres = grid.centre(np.stack([np.full(10, 2), np.arange(10)], axis=1))
+    for here, there in zip(centres[:-1], centres[1:], strict=True):
+        for share in [0.0] * round(stop / 0.05) + np.linspace(0.0, 1.0, round(drive / 0.05) + 1)[
+            :-1
+        ].tolist():
+            track.pose(time, *(here + share * (there - here)), 0.0)
+            time += 0.05
+    track.close()
+    assert step_time([track]) == pytest.approx(drive, abs=0.2)  # a stop is seen a little too long
 
 
 def test_names_of_robots():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from marlgpt_policy.cost_to_go import MOVE_OFFSETS as MOVES
@@ -24,6 +25,8 @@ LARGEST_GAP = 2.0
 """Seconds without a pose after which a track ends and another one begins."""
 LONGEST_HOP = 4
 """Moves between the cells of two poses that are filled in; more is a jump."""
+ENOUGH = 5
+"""Cells in which the time of a step must have been seen."""
 
 
 @dataclass
@@ -192,12 +195,24 @@ class Track:
 
 
 def step_time(tracks: list[Track]) -> float:
-    """Seconds that robots take for a cell when they drive through, by what was seen (0.7 s if nothing was)."""
+    """Seconds that robots take for a cell, by what was seen: driving through or, if none does, from stop to stop.
+
+    Fleets that move in step stop in every cell. Where neither was seen often enough it is 0.7 s.
+    """
+    segments = [segment for track in tracks for segment in track.segments]
     through = [
         visit.end - visit.begin
-        for track in tracks
-        for segment in track.segments
+        for segment in segments
         for visit in segment[1:-1]
         if visit.still == 0 and visit.end > visit.begin
     ]
-    return float(np.median(through)) if len(through) >= 5 else 0.7
+    stops = [
+        ahead.moved - ahead.still - visit.moved
+        for segment in segments
+        for visit, ahead in pairwise(segment)
+        if visit.still > 0 and ahead.still > 0
+    ]
+    for seen in (through, [seconds for seconds in stops if seconds > 0]):  # NaN, still standing, is not
+        if len(seen) >= ENOUGH:
+            return float(np.median(seen))
+    return 0.7
