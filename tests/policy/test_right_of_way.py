@@ -145,3 +145,23 @@ def test_counts_go_on_with_another_map():
     before.way.plans.count = 7
     after.way.take_over(before.way)
     assert (after.way.count, after.way.plans.count) == (2, 7) and not after.way.firsts
+
+
+def test_who_has_no_way_around_robots_that_do_not_drive_does_not_go_first_until_it_has():
+    world = World(*row(2), lines=("............", "#.##########", "............"))
+    assert world.choose([FIRST_AFTER] * 2) == [0, 1]
+    world.way.detours.close(np.array([(1, 1)]))
+    assert world.choose([FIRST_AFTER] * 2) == []
+    world.way.detours.close(np.zeros((0, 2), dtype=int))
+    assert world.choose([FIRST_AFTER] * 2) == [0, 1]
+
+
+def test_getting_on_along_a_detour_is_getting_on():
+    world = World([(0, 0)], [(2, 0)], lines=("......", ".####.", "......"))
+    world.way.detours.close(np.array([(1, 0)]))
+    world.choose([FIRST_AFTER])
+    world.choose()
+    for k in range(1, 6):
+        world.robots.ends[0] = (0, k)  # farther off by the short way, which is closed
+        world.choose(seconds=IN_VAIN / 2)
+    assert world.way._leader is not None and world.way._leader.gained == world.now

@@ -26,21 +26,22 @@ HORIZON = 28
 NEAR = 8
 """Robots this near (larger of the row and column distance, in cells) to one that goes first, or to a cell of the
 next ``HORIZON // 2`` on its way, take part; those farther off are left out of account."""
-MOST = 40
+MOST = 24
 """Most robots in a plan, the nearest first."""
-ATTEMPTS = 16
+ATTEMPTS = 12
 """Orders of planning that are tried."""
 RENEW = 4.0
 """Seconds after which a plan is made anew."""
 PAUSE = 1.0
-"""Least seconds between two plans."""
+"""Least seconds between two plans; twice as many after each time that there was none, up to ``LONGEST_PAUSE``."""
+LONGEST_PAUSE = 8.0
 STEP, MOVE = 16, 1
 """Cost of a step in which a robot is not at its goal, and of one in which it moves."""
 FAR = np.int32(2**30)
 
 
 @numba.njit(cache=True, nogil=True)
-def _one(start, weight, terminal, near, occupied, path):
+def _one(start, weight, terminal, near, occupied, path, work):
     """Cheapest way of one robot past those planned before; False if there is none.
 
     Args:
@@ -50,18 +51,18 @@ def _one(start, weight, terminal, near, occupied, path):
         near: int32[cells, 5], see ``lacam.neighbour_table``.
         occupied: int32[T + 1, cells] who is where then, -1 nobody; in row 0 all are entered.
         path: int32[T + 1], filled.
+        work: int32[T + 1, cells] costs, all ``FAR`` before and after, and two arrays of that shape for notes.
     """
-    steps, cells = occupied.shape
-    cost = np.full((steps, cells), FAR, dtype=np.int32)
-    came = np.zeros((steps, cells), dtype=np.int32)
-    layer, ahead = np.empty(cells, dtype=np.int32), np.empty(cells, dtype=np.int32)
-    layer[0] = start
-    size = 1
+    cost, came, layers = work
+    steps = occupied.shape[0]
+    sizes = np.zeros(steps, dtype=np.int64)
+    layers[0, 0] = start
+    sizes[0] = 1
     cost[0, start] = 0
     for t in range(steps - 1):
         count = 0
-        for k in range(size):
-            here = layer[k]
+        for k in range(sizes[t]):
+            here = layers[t, k]
             for m in range(5):
                 u = near[here, m]
                 if u < 0 or occupied[t + 1, u] >= 0:
@@ -72,28 +73,32 @@ def _one(start, weight, terminal, near, occupied, path):
                         continue  # they would swap cells
                 total = cost[t, here] + weight[u] + (MOVE if m > 0 else 0)
                 if cost[t + 1, u] == FAR:
-                    ahead[count] = u
+                    layers[t + 1, count] = u
                     count += 1
                 if total < cost[t + 1, u]:
                     cost[t + 1, u] = total
                     came[t + 1, u] = here
-        size = count
-        layer, ahead = ahead, layer
-        if size == 0:
-            return False
-    best = layer[0]
-    for k in range(1, size):
-        u = layer[k]
-        if cost[steps - 1, u] + terminal[u] < cost[steps - 1, best] + terminal[best]:
-            best = u
-    path[steps - 1] = best
-    for t in range(steps - 1, 0, -1):
-        path[t - 1] = came[t, path[t]]
-    return True
+        sizes[t + 1] = count
+        if count == 0:
+            break
+    found = sizes[steps - 1] > 0
+    if found:
+        best = layers[steps - 1, 0]
+        for k in range(1, sizes[steps - 1]):
+            u = layers[steps - 1, k]
+            if cost[steps - 1, u] + terminal[u] < cost[steps - 1, best] + terminal[best]:
+                best = u
+        path[steps - 1] = best
+        for t in range(steps - 1, 0, -1):
+            path[t - 1] = came[t, path[t]]
+    for t in range(steps):  # only what was touched: grids are large
+        for k in range(sizes[t]):
+            cost[t, layers[t, k]] = FAR
+    return found
 
 
 @numba.njit(cache=True, nogil=True)
-def _all(start, weights, terminals, near, order, paths):
+def _all(start, weights, terminals, near, order, paths, work):
     """Plan robots in ``order``, fill ``paths`` int32[T + 1, n]; -1, or the one that has no way."""
     steps = paths.shape[0]
     occupied = np.full((steps, near.shape[0]), -1, dtype=np.int32)
@@ -102,13 +107,32 @@ def _all(start, weights, terminals, near, order, paths):
     path = np.empty(steps, dtype=np.int32)
     for o in range(order.shape[0]):
         i = order[o]
-        if not _one(start[i], weights[i], terminals[i], near, occupied, path):
+        if not _one(start[i], weights[i], terminals[i], near, occupied, path, work):
             return i
         for t in range(steps):
             paths[t, i] = path[t]
             if t > 0:
                 occupied[t, path[t]] = i
     return -1
+
+
+@numba.njit(cache=True, nogil=True)
+def connected(start: int, goal: int, near: np.ndarray) -> bool:
+    """Whether moves of ``near`` int32[cells, 5] lead from one flat cell to another."""
+    seen = np.zeros(near.shape[0], dtype=np.bool_)
+    queue = np.empty(near.shape[0], dtype=np.int32)
+    queue[0] = start
+    seen[start] = True
+    size, at = 1, 0
+    while at < size and not seen[goal]:
+        for m in range(1, 5):
+            u = near[queue[at], m]
+            if u >= 0 and not seen[u]:
+                seen[u] = True
+                queue[size] = u
+                size += 1
+        at += 1
+    return seen[goal]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -198,10 +222,12 @@ def plan_window(
     for i in range(served):
         busy[way(int(start[i]), fields[i], near, horizon)] = STEP
     paths = np.empty((horizon + 1, n), dtype=np.int32)
+    shape = (horizon + 1, fields.shape[1])
+    work = np.full(shape, FAR), np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.int32)
     early: list[int] = []
     for _ in range(ATTEMPTS):
         order = np.array(early + [i for i in range(n) if i not in early])
-        trapped = _all(start, weights, terminals, near, order, paths)
+        trapped = _all(start, weights, terminals, near, order, paths, work)
         if trapped < 0:
             along = away[0, paths[:, 0]]
             return paths if along[-1] < along[0] or along[0] == 0 else None
@@ -220,6 +246,7 @@ def compile_plans() -> None:
     moves = np.zeros((1, 2, 5), dtype=np.bool_)
     moves[0, :, 0] = moves[0, 0, 4] = moves[0, 1, 3] = True
     fields, near = np.array([[1, 0]], dtype=np.int32), neighbour_table(moves)
+    connected(np.int64(0), np.int64(1), near)
     path = plan_window(np.array([0]), fields, near, 1, 2)
     advance(path, np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.bool_))
     lacam(np.array([0]), fields, np.array([0]), near, (2,))
@@ -260,7 +287,7 @@ class JointPlans:
         self._costs = costs
         self.near = neighbour_table(costs.moves)
         self._columns = costs.moves.shape[1]
-        self._tried = -np.inf
+        self._tried, self._pause = -np.inf, PAUSE
 
     def propose(
         self,
@@ -294,18 +321,18 @@ class JointPlans:
         place = {int(robot): k for k, robot in enumerate(robots)}
         first = [place[i] for i in served if i in place and able[place[i]]]
         if not first:
-            self.plan = None
+            self.plan, self._pause = None, PAUSE
             return found
         if self.plan is not None and not self._follow(place, cells, able):
             self.plan = None
         if now < self._tried:  # the clock was set back
             self._tried = -np.inf
-        if now - self._tried >= PAUSE and self._due(place, first, robots, goals, now):
+        if now - self._tried >= self._pause and self._due(place, first, robots, goals, now):
             self._tried = now
-            plan = self._make(first, robots, cells, goals, fields, able, closed, now)
-            if plan is not None:
-                self.count += 1
-                self.plan = plan
+            # Without another plan the old one ends: who follows it to its end would wait there for good.
+            self.plan = self._make(first, robots, cells, goals, fields, able, closed, now)
+            self.count += self.plan is not None
+            self._pause = min(2 * self._pause, LONGEST_PAUSE) if self.plan is None else PAUSE
         plan = self.plan
         if plan is None:
             return found
@@ -365,6 +392,8 @@ class JointPlans:
         near = self.near.copy()
         near[(near >= 0) & shut[near]] = -1
         near[here[group], 0] = here[group]  # standing is always possible
+        if not connected(here[group[0]], goals[group[0]] @ (self._columns, 1), near):
+            return None
         path = plan_window(here[group], flat[group], near, len(first))
         if path is None:
             path = solve(self._costs, here[group], goals[group] @ (self._columns, 1), near, shut)

@@ -61,7 +61,7 @@ class RightOfWay:
 
     def __init__(self, robots: Robots, patience: Patience, costs: CostToGo, detours: Detours) -> None:
         """Nobody goes first yet."""
-        self.robots, self.patience, self.costs, self.detours = robots, patience, costs, detours
+        self.robots, self.patience, self.detours = robots, patience, detours
         self.firsts: dict[int, tuple[int, ...]] = {}
         self.count = 0
         self.plans = JointPlans(costs)
@@ -75,7 +75,8 @@ class RightOfWay:
         """Robots that everybody makes way for, from when they are stuck until they are at their goals.
 
         If they lost that as soon as they get on, the next one would push them back. Of several, the one that has
-        been among them for longest goes before the others.
+        been among them for longest goes before the others. Those without a way around robots that do not drive
+        are none of them: nobody could help them by making way.
 
         Args:
             fit: bool[n] robots that can drive.
@@ -86,12 +87,14 @@ class RightOfWay:
             if not fit[i] or tuple(robots.goals[i].tolist()) != goal:
                 del self.firsts[i]
                 self.patience.idle[i] = 0.0
+            elif not self._has_way(i):
+                del self.firsts[i]
         self._rotate(now)
         stuck = np.where(fit & (robots.goals[:, 0] >= 0), self.patience.idle, 0.0)
         for i in np.argsort(-(stuck * 1e3 + robots.waited), kind="stable").tolist():
             if stuck[i] < FIRST_AFTER or len(self.firsts) >= MOST_FIRST:
                 break
-            if i not in self.firsts:
+            if i not in self.firsts and self._has_way(i):
                 self.firsts[i] = tuple(robots.goals[i].tolist())
                 self.count += 1
 
@@ -139,10 +142,17 @@ class RightOfWay:
                 mask[legal, move] = (there < 0) | ((here[legal] >= 0) & (there > here[legal]))
         return leave
 
-    def _left(self, robot: int) -> int:
-        """Steps from where a robot will stand to its goal."""
+    def _has_way(self, robot: int) -> bool:
+        """Whether a robot can get to its goal around those that do not drive; making way for another one is no use."""
         end = self.robots.ends[robot]
-        return int(self.costs.field(self.robots.goals[robot])[tuple(end)]) if end[0] >= 0 else UNREACHABLE
+        if end[0] < 0 or not len(self.detours.closed):
+            return bool(end[0] >= 0)
+        return self.detours.reachable(self.robots.goals[robot], end)
+
+    def _left(self, robot: int) -> int:
+        """Steps from where a robot will stand to its goal, as it will drive."""
+        goal, end = self.robots.goals[robot], self.robots.ends[robot]
+        return int(self.detours.fields(goal[None], end[None])[0][tuple(end)]) if end[0] >= 0 else UNREACHABLE
 
     def _way(self, first: int) -> np.ndarray:
         """int[R, C] moves after which a robot will be in each of its next ``WAY`` cells, -1 elsewhere."""
