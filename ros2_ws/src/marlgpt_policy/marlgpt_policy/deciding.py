@@ -224,6 +224,7 @@ class Decider:
             proposed[first] = shortest(fields[first], anchors[first], mask[first])
         logits = output.logits.copy()
         logits[(planned >= 0) | first, 0] = 1e6  # who cannot go on waits instead of wandering off
+        # Planned ones that stand in the way of a robot off the grid leave, too: nobody may wait in a closed cell.
         leave = leave & mask[:, 1:5].any(axis=1) & (planned < 0)
         logits[leave, 0] = -1e9
         proposed[leave] = np.where(mask[leave, :5], logits[leave, :5], -np.inf)[:, 1:].argmax(axis=1) + 1
