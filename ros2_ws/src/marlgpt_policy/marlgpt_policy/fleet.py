@@ -22,74 +22,20 @@ from marlgpt_policy.deciding import Decider, Decision
 from marlgpt_policy.docking import Docking
 from marlgpt_policy.edges import Edges
 from marlgpt_policy.encoders import pogema
+from marlgpt_policy.fleet_config import FleetConfig, GoalError
+from marlgpt_policy.fleet_status import FleetStatus
 from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.limiter import limit
 from marlgpt_policy.policy import OnnxPolicy
 from marlgpt_policy.remedies import OBSTACLE_AFTER
 from marlgpt_policy.reservations import Reservations
-from marlgpt_policy.robots import NO_CELL, RobotConfig, Robots, Status
+from marlgpt_policy.robots import NO_CELL, RobotConfig, Status
 from marlgpt_policy.tracker import APPROACH_PERIODS, track
 
 __all__ = ["Decision", "Fleet", "FleetConfig", "GoalError", "RobotConfig", "Status", "Tick"]
 
 RESERVE = 0.5
 """Share of the gap that cells leave between two robots that coupled motion leaves for errors of tracking and poses."""
-EXECUTIONS = ("asynchronous", "synchronous")
-
-
-class GoalError(ValueError):
-    """A goal cannot be accepted; the message names the robot, the goal and the reason."""
-
-
-@dataclass(frozen=True)
-class FleetConfig:
-    """Timing and choices of the fleet.
-
-    Attributes:
-        execution: "asynchronous": a robot decides as soon as it is about to finish its cell; "synchronous": all
-            decide together once all have.
-        control_period: Seconds between ticks.
-        pose_timeout: Age in s at which a pose is stale and its robot stops.
-        step_timeout: Synchronous: seconds after a decision at which the next one is taken without late robots.
-        step_minimum: Least seconds between decisions (when every robot waits, a step takes no time).
-        goal_grace: Synchronous: seconds a decision waits for the next goal of a robot that has just reached one.
-        latency: Seconds between a pose being measured and its command taking effect at the latest: robots brake so
-            that it does no harm. None is one period.
-        turn_latency: The same as it usually is, for turning on the spot. None is two periods, or ``latency`` where
-            that is less.
-        arrive_tolerance: Distance in m from a cell's centre that counts as there.
-        temperature: Of sampling from the policy; 0 takes the most probable move. Above 0, it rises to 1 for robots
-            that get no nearer to their goals (see ``remedies.py``).
-        seed: Of sampling and of tie-breaking.
-        jump_distance: A pose this many m (or twice as many rad) off what the robot's commands explain is not
-            believed: the robot stops.
-        jump_settle: Seconds for which such poses must agree to be believed after all.
-        first_settle: Seconds for which a robot stands after its first pose, to see whether the next ones agree: after
-            a start there is nothing yet that a wrong pose would contradict.
-    """
-
-    execution: str = "asynchronous"
-    control_period: float = 0.05
-    pose_timeout: float = 0.5
-    step_timeout: float = 0.6
-    step_minimum: float = 0.2
-    goal_grace: float = 0.15
-    latency: float | None = None
-    turn_latency: float | None = None
-    arrive_tolerance: float = 0.03
-    temperature: float = 0.2
-    seed: int = 0
-    jump_distance: float = 0.1
-    jump_settle: float = 4.0
-    first_settle: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.execution not in EXECUTIONS:
-            raise ValueError(f"execution must be one of {', '.join(EXECUTIONS)}, got {self.execution!r}")
-        for name in ("control_period", "pose_timeout", "step_timeout", "arrive_tolerance", "jump_distance"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a positive number of seconds or metres, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -107,7 +53,7 @@ class Tick:
     decision: Decision | None
 
 
-class Fleet(Robots):
+class Fleet(FleetStatus):
     """Everything the fleet knows between ticks. Arrays are indexed by robot, in the order of ``robots``.
 
     Attributes:
@@ -399,53 +345,6 @@ class Fleet(Robots):
         moved = _displacement(self.poses[:, 2] + self.driven[:, 2], self.commands, elapsed)
         self.reckoning.note(np.nan_to_num(moved), now)
         self.driven = self.reckoning.after(self.pose_time)
-
-    def status(self, robot: int, now: float) -> tuple[Status, str]:
-        """What a robot is doing and, where it stands still for a reason, why."""
-        if self.removed[robot]:
-            return Status.REMOVED, self.detail[robot]
-        if not np.isfinite(self.poses[robot, 0]):
-            return Status.NO_POSE, "no pose received yet"
-        if np.isfinite(self.suspect[robot, 0]):
-            x, y = self.suspect[robot, :2]
-            return Status.JUMPED, f"its pose jumped to ({x:.2f}, {y:.2f}); it stands until the pose settles"
-        age = now - self.pose_time[robot]
-        if age > self.config.pose_timeout:
-            return Status.STALE, f"last pose is {age:.2f} s old by its stamp"
-        if self.stopped:
-            return Status.STOPPED, "fleet is stopped until resumed"
-        if self.halted[robot]:
-            return Status.STOPPED, "robot is stopped until resumed"
-        if now - self.first_pose[robot] < self.config.first_settle:
-            return (
-                Status.OFF_GRID,
-                f"stands until its first poses have agreed for {self.config.first_settle:g} s",
-            )
-        if self.docking[robot]:
-            return Status.DOCKING, ""
-        if not self.docked[robot]:
-            return Status.OFF_GRID, self.detail[robot]
-        if (self.targets[robot] != self.cells[robot]).any():
-            return Status.MOVING, ""
-        return (Status.IDLE, self.detail[robot]) if self.goals[robot, 0] < 0 else (Status.WAITING, "")
-
-    def statuses(self, now: float) -> list[tuple[Status, str]]:
-        """:meth:`status` of every robot; those that drive as they should are not looked at one by one."""
-        well = ~self.removed & self.seen & ~np.isfinite(self.suspect[:, 0]) & ~self.halted & self.docked
-        well &= ~(now - self.pose_time > self.config.pose_timeout) & ~self.docking
-        well &= ~(now - self.first_pose < self.config.first_settle)
-        if self.stopped:
-            well[:] = False
-        moving, idle = self.moving.tolist(), (self.goals[:, 0] < 0).tolist()
-        found = []
-        for i, fine in enumerate(well.tolist()):
-            if not fine:
-                found.append(self.status(i, now))
-            elif moving[i]:
-                found.append((Status.MOVING, ""))
-            else:
-                found.append((Status.IDLE, self.detail[i]) if idle[i] else (Status.WAITING, ""))
-        return found
 
     def _docked(self, arrived: list[int], now: float) -> None:
         """Robots have come onto the grid: what they did before does not count, and their goals must be in reach."""

@@ -11,14 +11,14 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from marlgpt_policy.fleet import FleetConfig, RobotConfig
+from marlgpt_policy.fleet import RobotConfig
+from marlgpt_policy.fleet_config import EXECUTIONS, FleetConfig
 from marlgpt_policy.policy import PROVIDERS
 from marlgpt_policy.robots_file import FleetFile, load_robots
 from marlgpt_policy.robots_keys import DRIVES, LIMITS, LONGEST_NAME, POSE_SOURCES, check_name
 
 __all__ = ["LONGEST_NAME", "PARAMETERS", "Settings", "Spec", "check_names", "declare", "read", "robots_of"]
 
-EXECUTIONS = ("asynchronous", "synchronous")
 STRINGS = Parameter.Type.STRING_ARRAY
 IN_ROBOTS_FILE = ("robots", "map_frame", "radius", "drive", *LIMITS, "pose_source", "stamped_cmd_vel")
 """Parameters that are not looked at where there is a robots file: it says all of this itself."""

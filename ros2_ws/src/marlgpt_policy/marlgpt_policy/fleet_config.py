@@ -1,0 +1,63 @@
+"""Timing and choices of a fleet."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+EXECUTIONS = ("asynchronous", "synchronous")
+
+
+class GoalError(ValueError):
+    """A goal cannot be accepted; the message names the robot, the goal and the reason."""
+
+
+@dataclass(frozen=True)
+class FleetConfig:
+    """Timing and choices of the fleet.
+
+    Attributes:
+        execution: "asynchronous": a robot decides as soon as it is about to finish its cell; "synchronous": all
+            decide together once all have.
+        control_period: Seconds between ticks.
+        pose_timeout: Age in s at which a pose is stale and its robot stops.
+        step_timeout: Synchronous: seconds after a decision at which the next one is taken without late robots.
+        step_minimum: Least seconds between decisions (when every robot waits, a step takes no time).
+        goal_grace: Synchronous: seconds a decision waits for the next goal of a robot that has just reached one.
+        latency: Seconds between a pose being measured and its command taking effect at the latest: robots brake so
+            that it does no harm. None is one period.
+        turn_latency: The same as it usually is, for turning on the spot. None is two periods, or ``latency`` where
+            that is less.
+        arrive_tolerance: Distance in m from a cell's centre that counts as there.
+        temperature: Of sampling from the policy; 0 takes the most probable move. Above 0, it rises to 1 for robots
+            that get no nearer to their goals (see ``remedies.py``).
+        seed: Of sampling and of tie-breaking.
+        jump_distance: A pose this many m (or twice as many rad) off what the robot's commands explain is not
+            believed: the robot stops.
+        jump_settle: Seconds for which such poses must agree to be believed after all.
+        first_settle: Seconds for which a robot stands after its first pose, to see whether the next ones agree: after
+            a start there is nothing yet that a wrong pose would contradict.
+    """
+
+    execution: str = "asynchronous"
+    control_period: float = 0.05
+    pose_timeout: float = 0.5
+    step_timeout: float = 0.6
+    step_minimum: float = 0.2
+    goal_grace: float = 0.15
+    latency: float | None = None
+    turn_latency: float | None = None
+    arrive_tolerance: float = 0.03
+    temperature: float = 0.2
+    seed: int = 0
+    jump_distance: float = 0.1
+    jump_settle: float = 4.0
+    first_settle: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.execution not in EXECUTIONS:
+            raise ValueError(f"execution must be one of {', '.join(EXECUTIONS)}, got {self.execution!r}")
+        for name in ("control_period", "pose_timeout", "step_timeout", "arrive_tolerance", "jump_distance"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a positive number of seconds or metres, got {value!r}")
