@@ -131,8 +131,12 @@ def test_what_a_killed_recorder_leaves(bag, tmp_path):
     shutil.copytree(path, copy)
     writer.close()
     assert len(list(copy.glob("*.mcap"))) > 5
+    last = f"killed_{len(writer.parts) - 1}.mcap"
+    assert (
+        f"{last} is not named in metadata.yaml: the recording did not end properly" in open_bag(copy).damage
+    )
     (copy / "metadata.yaml").unlink()
-    torn = copy / f"killed_{len(writer.parts) - 1}.mcap"
+    torn = copy / last
     torn.write_bytes(torn.read_bytes()[:-1])
     a, b = import_bag(bag, Args(out=tmp_path / "a")), import_bag(copy, Args(out=tmp_path / "b"))
     assert b.taken >= a.taken - 5 and not b.dropped["recorded twice"]
