@@ -8,6 +8,14 @@ from dataclasses import dataclass
 EXECUTIONS = ("asynchronous", "synchronous")
 
 
+def check_positive(config: object, *names: str) -> None:
+    """Raise ``ValueError`` that names the first of the attributes ``names`` of ``config`` that is not above zero."""
+    for name in names:
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a positive number of seconds or metres, got {value!r}")
+
+
 class GoalError(ValueError):
     """A goal cannot be accepted; the message names the robot, the goal and the reason."""
 
@@ -57,7 +65,6 @@ class FleetConfig:
     def __post_init__(self) -> None:
         if self.execution not in EXECUTIONS:
             raise ValueError(f"execution must be one of {', '.join(EXECUTIONS)}, got {self.execution!r}")
-        for name in ("control_period", "pose_timeout", "step_timeout", "arrive_tolerance", "jump_distance"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a positive number of seconds or metres, got {value!r}")
+        check_positive(
+            self, "control_period", "pose_timeout", "step_timeout", "arrive_tolerance", "jump_distance"
+        )

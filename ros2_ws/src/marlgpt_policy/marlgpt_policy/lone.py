@@ -16,6 +16,7 @@ from marlgpt_policy.claims import RESERVE, distance_to_segment, docking_cell, to
 from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.cost_to_go import MOVE_OFFSETS, CostToGo
 from marlgpt_policy.fleet import GoalError, RobotConfig, Status
+from marlgpt_policy.fleet_config import check_positive
 from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.peer_state import Cell, Rules, Shown, State
 from marlgpt_policy.peers import Peers
@@ -60,17 +61,9 @@ class LoneConfig:
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` that names the first value out of range."""
-        for name in (
-            "control_period",
-            "pose_timeout",
-            "arrive_tolerance",
-            "message_period",
-            "patience",
-            "wait",
-        ):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a positive number of seconds or metres, got {value!r}")
+        check_positive(
+            self, "control_period", "pose_timeout", "arrive_tolerance", "message_period", "patience", "wait"
+        )
 
 
 @dataclass(frozen=True)
