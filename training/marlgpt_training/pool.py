@@ -15,6 +15,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from marlgpt_sim.workers import end_with_parent
+
 BACKENDS = ("processes", "ray")
 
 
@@ -73,7 +75,7 @@ def _in_turn(function, jobs) -> Iterator[tuple[Any, Any]]:
 def _over_processes(function, jobs, workers) -> Iterator[tuple[Any, Any]]:
     context = multiprocessing.get_context("spawn")  # forked processes inherit locks of other threads
     suspects: list[Any] = []  # at work when a process was killed
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
     running: dict[Future, tuple[Any, bool]] = {}
     try:
         while True:
@@ -98,7 +100,7 @@ def _over_processes(function, jobs, workers) -> Iterator[tuple[Any, Any]]:
             if broken:  # one process was killed, which takes the others with it
                 broken += [running.pop(future) for future in list(running)]
                 pool.shutdown(wait=True, cancel_futures=True)
-                pool = ProcessPoolExecutor(workers, mp_context=context)
+                pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
                 suspects += [job for job, alone in broken if not alone]
                 for job, alone in broken:
                     if alone:

@@ -120,7 +120,9 @@ def open_bag(path: str | Path) -> Bag:
         bag.note(f"{', '.join(missing[:5])} named in metadata.yaml is not there")
     unlisted = [file.name for file in files if file.name not in listed]
     if listed and unlisted:
-        bag.note(f"{', '.join(unlisted[:5])} is not named in metadata.yaml: the recording did not end properly")
+        bag.note(
+            f"{', '.join(unlisted[:5])} is not named in metadata.yaml: the recording did not end properly"
+        )
     return bag
 
 

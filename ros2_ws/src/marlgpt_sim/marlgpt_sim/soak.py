@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from marlgpt_sim.soak_run import MARGIN, SoakRun
 from marlgpt_sim.warehouse import warehouse_map
+from marlgpt_sim.workers import end_with_parent
 
 RESOLUTION = 0.05
 STARVED = 120.0
@@ -176,7 +177,9 @@ def main(args: Args) -> int:
             todo.append(job)
     bar = tqdm(total=len(todo) + len(results), initial=len(results), unit="run", desc="soak")
     # Spawned: a forked child of a process with threads (ONNX Runtime's) may hang.
-    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        args.workers, mp_context=get_context("spawn"), initializer=end_with_parent
+    ) as pool:
         for future in as_completed([pool.submit(run_one, job) for job in todo]):
             results.append(future.result())
             bar.update()
