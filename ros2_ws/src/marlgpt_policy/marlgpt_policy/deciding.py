@@ -14,12 +14,7 @@ from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.joint_plan import compile_plans
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy import OnnxPolicy, PolicyOutput, choose
-from marlgpt_policy.remedies import (
-    NONE,
-    Detours,
-    rungs,
-    shortest,
-)
+from marlgpt_policy.remedies import NONE, Detours, rungs, shortest
 from marlgpt_policy.rescue import PLANNED
 from marlgpt_policy.reservations import Reservations
 from marlgpt_policy.right_of_way import RightOfWay
@@ -160,16 +155,9 @@ class Decider:
         row, column = anchors[which].T
         self.patience.update(members, fields[which, row, column], goals[which], steps)
         planned = self.right_of_way.plans.propose(
-            list(self.right_of_way.firsts),
-            on_grid,
-            anchors,
-            goals,
-            fields,
-            fit[on_grid],
-            ready[on_grid],
-            closed,
-            now,
-        )[which]
+            list(self.right_of_way.firsts), on_grid, anchors, goals, fields, fit[on_grid], ready[on_grid],
+            closed, now,
+        )[which]  # fmt: skip
         proposed, logits, added, remedy = self._propose(
             members, output, mask, planned, leave, fields[which], anchors[which]
         )
@@ -181,9 +169,8 @@ class Decider:
         worth = np.zeros((len(on_grid), 5))
         worth[which] = move_worth(logits, proposed, mask)
         seed = int(self.random.integers(2**32))
-        executed = resolve(anchors, ranking, priority, self.grid.moves, ~ready[on_grid], closed, worth, seed)[
-            which
-        ]
+        fixed = ~ready[on_grid]
+        executed = resolve(anchors, ranking, priority, self.grid.moves, fixed, closed, worth, seed)[which]
         shielded = time.perf_counter()
         seen = self._seen(on_grid, members, mask)
         decision = Decision(

@@ -59,41 +59,25 @@ class Docking:
         ``only`` bool[n] leaves out the others.
         """
         blocked = np.zeros(self.grid.free.shape, dtype=bool)
-        off = self.off_grid()
-        for i in (off if only is None else off[only[off]]).tolist():
-            for start, end in self._ways(i):
-                blocked |= self._near(start, end)
+        off, ways = self._ways()
+        for start, end in ways if only is None else ways[only[off]]:
+            blocked |= self._near(start, end)
         return blocked
 
     def in_the_way(self, ends: np.ndarray) -> np.ndarray:
         """bool[n] robots on the grid that must wait: their way to ``ends`` float[n, 2] passes one off the grid."""
         robots = self.robots
         hold = np.zeros(len(robots), dtype=bool)
-        off = self.off_grid()
-        if not len(off):
-            return hold
+        off, ways = self._ways()
         moving = robots.docked & robots.moving
-        for k in off.tolist():
+        for k, (start, end) in zip(off.tolist(), ways, strict=True):
             moving[k], moves = False, moving[k]
-            for start, end in self._ways(k):
-                _hold(robots.poses, ends, moving, start, end, 2 * self.radius + self.reserve, hold)
+            _hold(robots.poses, ends, moving, start, end, 2 * self.radius + self.reserve, hold)
             moving[k] = moves
         return hold
 
-    def _ways(self, i: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Segments on which a robot off the grid may be, float[2] each end."""
-        robots = self.robots
-        position = robots.poses[i, :2]
-        ways = []
-        if not robots.docked[i]:
-            end = self.grid.centre(robots.cells[i]) if robots.docking[i] else position
-            ways.append((position, end))
-        if np.isfinite(robots.suspect[i, 0]):
-            ways.append((robots.suspect[i, :2], robots.suspect[i, :2]))
-        return ways
-
-    def _all_ways(self) -> tuple[np.ndarray, np.ndarray]:
-        """Robots int[m] off the grid, those with two ways twice, and their ways float[m, 2, 2] as in ``_ways``."""
+    def _ways(self) -> tuple[np.ndarray, np.ndarray]:
+        """Robots int[m] off the grid, and segments float[m, 2, 2] on which they may be; a robot may have two."""
         robots = self.robots
         off = self.off_grid()
         away = off[~robots.docked[off]]
@@ -204,7 +188,7 @@ class Docking:
             distance_to_segment(points[:, None], middle, last),
         )
         close = (gap < 2 * self.radius + self.reserve).any(axis=0) & seen
-        off, ways = self._all_ways()
+        off, ways = self._ways()
         if len(off):
             points = np.linspace(ways[:, 0], ways[:, 1], SAMPLES)  # the same ones where a robot stands
             near = distance_to_segment(points, start, end) < 2 * self.radius + 2 * self.reserve

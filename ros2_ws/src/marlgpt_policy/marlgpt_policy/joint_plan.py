@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from marlgpt_policy.cost_to_go import UNREACHABLE, CostToGo
-from marlgpt_policy.lacam import lacam, neighbour_table
+from marlgpt_policy.lacam import lacam, neighbour_table, without
 from marlgpt_policy.rescue import solve
 from marlgpt_policy.space_time import HORIZON, connected, plan_window, way
 
@@ -39,6 +39,19 @@ def _next(path, step, i):
         if path[t, i] != path[step[i], i]:
             return t
     return -1
+
+
+@numba.njit(cache=True, nogil=True)
+def _blocks(path, step, rows, i, j):
+    """Whether robot ``j`` is still to leave the next cell of ``i``; ``rows`` as in ``advance``."""
+    cell = path[rows[i], i]
+    begin = step[j]
+    if rows[j] >= 0 and path[begin, j] == cell:
+        begin = rows[j]  # it leaves now
+    for t in range(begin, rows[i]):
+        if path[t, j] == cell:
+            return True
+    return False
 
 
 @numba.njit(cache=True, nogil=True)
@@ -65,21 +78,11 @@ def advance(path: np.ndarray, step: np.ndarray, ready: np.ndarray) -> np.ndarray
         for i in range(n):
             if rows[i] < 0:
                 continue
-            cell = path[rows[i], i]
-            free = True
             for j in range(n):
-                if j == i:
-                    continue
-                leaves = rows[j] if rows[j] >= 0 else path.shape[0]
-                for t in range(step[j], rows[i]):
-                    if path[t, j] == cell and (t >= leaves or path[step[j], j] != cell or rows[j] < 0):
-                        free = False
-                        break
-                if not free:
+                if j != i and _blocks(path, step, rows, i, j):
+                    rows[i] = -1
+                    changed = True
                     break
-            if not free:
-                rows[i] = -1
-                changed = True
     return rows
 
 
@@ -228,12 +231,9 @@ class JointPlans:
         rank = np.argsort(away, kind="stable")
         others = [int(k) for k in rank if able[k] and away[k] <= NEAR and k not in first]
         group = np.array((first + others)[:MOST])
-        obstacles = here[~able]
         shut = closed.reshape(-1).copy()
-        shut[obstacles] = True
-        near = self.near.copy()
-        near[(near >= 0) & shut[near]] = -1
-        near[here[group], 0] = here[group]  # standing is always possible
+        shut[here[~able]] = True
+        near = without(self.near, shut, here[group])
         if not connected(here[group[0]], goals[group[0]] @ (self._columns, 1), near):
             return None
         path = plan_window(here[group], flat[group], near, len(first))

@@ -30,6 +30,14 @@ def neighbour_table(moves: np.ndarray) -> np.ndarray:
     return np.where(moves.reshape(-1, 5), to, -1).astype(np.int32)
 
 
+def without(near: np.ndarray, shut: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """The table ``near`` without ways into cells ``shut`` bool[cells]; standing in cells ``start`` stays possible."""
+    left = near.copy()
+    left[(left >= 0) & shut[left]] = -1
+    left[start, 0] = start
+    return left
+
+
 @numba.njit(cache=True, nogil=True)
 def _corridor_ahead(behind, here, near, fields, field_of, at):
     """The only way on from ``here`` when one comes from ``behind``: -1 for a dead end, -2 for a place to pass.

@@ -16,7 +16,7 @@ import numpy as np
 
 from marlgpt_policy.cost_to_go import MOVE_OFFSETS as MOVES
 from marlgpt_policy.cost_to_go import UNREACHABLE, CostToGo
-from marlgpt_policy.lacam import lacam, neighbour_table
+from marlgpt_policy.lacam import lacam, neighbour_table, without
 
 AFTER = 24
 """Decisions without progress after which a robot gets a plan."""
@@ -168,10 +168,8 @@ class Rescue:
         rows, columns = self._shape
         shut = closed.reshape(-1).copy()
         shut[obstacles @ (columns, 1)] = True
-        near = self._near.copy()
-        near[(near >= 0) & shut[near]] = -1
         start = cells @ (columns, 1)
-        near[start, 0] = start  # standing is always possible
+        near = without(self._near, shut, start)
         path = solve(self._costs, start, goals @ (columns, 1), near, shut)
         return None if path is None else np.stack([path // columns, path % columns], axis=2)
 

@@ -144,7 +144,7 @@ class RightOfWay:
         return leave
 
     def _has_way(self, robot: int) -> bool:
-        """Whether a robot can get to its goal around those that do not drive; making way for another one is no use."""
+        """Whether a robot can get to its goal around those that do not drive."""
         end = self.robots.ends[robot]
         if end[0] < 0 or not len(self.detours.closed):
             return bool(end[0] >= 0)
