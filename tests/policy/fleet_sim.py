@@ -59,6 +59,11 @@ def drawn(*lines):
     return OccupancyMap(pixels[::-1], np.zeros_like(pixels), 0.05, (0.0, 0.0, 0.0))
 
 
+def behind(fleet, robot, other):
+    """Whether a claim of `robot` comes after one of `other`."""
+    return bool((fleet.reservations.pairs()[:, :2] == (robot, other)).all(axis=1).any())
+
+
 class Sim:
     """A fleet and its plant; some robots can be made deaf (to commands) or silent (no poses)."""
 
@@ -102,7 +107,7 @@ class Sim:
         fleet = self.fleet
         for i in np.flatnonzero(fleet.cells[:, 0] >= 0):
             holder = fleet.reservations.of(fleet.ends[i])
-            coupled = i in (fleet.leader[holder], fleet.next_leader[holder])
+            coupled = behind(fleet, holder, i)
             back = fleet.returning[holder] and (fleet.cells[holder] == fleet.ends[i]).all()
             assert holder == i or coupled or back
         held = [tuple(fleet.ends[i]) for i in range(len(fleet)) if fleet.reservations.of(fleet.ends[i]) == i]

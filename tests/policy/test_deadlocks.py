@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fleet_sim import Stub, hall, place
+from fleet_sim import Stub, behind, hall, place
 from marlgpt_policy import remedies
 from marlgpt_policy.fleet import Status
 from marlgpt_policy.layout import POGEMA_LAYOUT
@@ -85,8 +85,8 @@ def test_a_follower_of_a_robot_that_stalls_turns_back_and_takes_another_way():
     sim = hall((1, 0), (1, 1), size=(3, 6))
     sim.go(0, (1, 5))
     sim.go(1, (1, 4))
-    sim.run(6.0, lambda _: bool(sim.fleet.leader[0] == 1 and 0.2 < sim.fleet.progress[1] < 0.6))
-    assert sim.fleet.leader[0] == 1
+    sim.run(6.0, lambda _: bool(behind(sim.fleet, 0, 1) and 0.2 < sim.fleet.progress[1] < 0.6))
+    assert behind(sim.fleet, 0, 1)
     sim.deaf = {1}
     sim.run(60.0, lambda r: 0 in r.reached)
     assert sim.fleet.goals_reached[0] == 1

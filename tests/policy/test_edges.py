@@ -11,7 +11,6 @@ from marlgpt_policy.robots import RobotConfig, Robots
 from marlgpt_policy.shield import resolve
 
 BODY = 0.64  # of a cell: twice the radius and the reserve
-TURN, STRAIGHT = 1 - np.sqrt(2) * BODY, min(0.5, 1 - BODY)
 SIZE = 4
 
 
@@ -29,7 +28,7 @@ def test_no_two_robots_come_close_whatever_they_do(seed, n, failing):
     grid = NavGrid.from_cells(np.ones((SIZE, SIZE), bool))
     robots = Robots([RobotConfig(f"r{i}") for i in range(n)])
     reservations = Reservations((SIZE, SIZE))
-    edges = Edges(robots, grid, reservations, TURN, STRAIGHT)
+    edges = Edges(robots, grid, reservations, BODY * grid.cell_size)
     start = np.argwhere(np.ones((SIZE, SIZE)))[random.permutation(SIZE * SIZE)[:n]]
     robots.cells[:], robots.targets[:] = start, start
     robots.docked[:] = True
@@ -57,6 +56,7 @@ def test_no_two_robots_come_close_whatever_they_do(seed, n, failing):
         drives = fit & robots.moving & (random.random(n) < 0.8)
         ahead = robots.progress + random.random(n) * 0.6
         robots.progress[drives] = np.maximum(robots.progress, np.minimum(limit, ahead))[drives]
+        robots.poses[:, :2] = grid.centre(places(robots))
         edges.note_progress(now)
         edges.turn_back(fit, edges.limits() < np.minimum(1.0, robots.progress + 0.1), 1e-6, now)
         here = places(robots)
@@ -74,7 +74,7 @@ def test_a_robot_that_turns_round_before_it_arrives_keeps_the_cell_behind_it():
     grid = NavGrid.from_cells(np.ones((1, 3), bool))
     robots = Robots([RobotConfig("r")])
     reservations = Reservations((1, 3))
-    edges = Edges(robots, grid, reservations, TURN, STRAIGHT)
+    edges = Edges(robots, grid, reservations, BODY * grid.cell_size)
     robots.cells[0] = robots.targets[0] = (0, 0)
     robots.docked[0] = True
     reservations.acquire((0, 0), 0)
@@ -91,7 +91,7 @@ def test_a_robot_that_turns_round_before_it_arrives_keeps_the_cell_behind_it():
 def test_a_robot_that_does_not_obey_is_not_relied_on_for_longer_each_time():
     grid = NavGrid.from_cells(np.ones((1, 3), bool))
     robots = Robots([RobotConfig("r")])
-    edges = Edges(robots, grid, Reservations((1, 3)), TURN, STRAIGHT)
+    edges = Edges(robots, grid, Reservations((1, 3)), BODY * grid.cell_size)
     robots.cells[0], robots.targets[0] = (0, 0), (0, 1)
     robots.progress_time[0] = 0.0
     waits = []
@@ -103,19 +103,69 @@ def test_a_robot_that_does_not_obey_is_not_relied_on_for_longer_each_time():
     np.testing.assert_allclose(waits, [10, 20, 40, 60, 60])
 
 
-def test_a_leader_that_was_pushed_towards_its_follower_keeps_it_farther_back():
-    grid = NavGrid.from_cells(np.ones((1, 3), bool))
-    robots = Robots([RobotConfig("leader"), RobotConfig("follower")])
-    reservations = Reservations((1, 3))
-    edges = Edges(robots, grid, reservations, TURN, STRAIGHT)
-    robots.cells[:] = robots.targets[:] = [(0, 1), (0, 0)]
+def convoy(*cells, size=(1, 4)):
+    """Docked robots at the centres of `cells`, each of which it holds; grid, robots, reservations, edges."""
+    grid = NavGrid.from_cells(np.ones(size, bool))
+    robots = Robots([RobotConfig(f"r{i}") for i in range(len(cells))])
+    reservations = Reservations(size)
+    edges = Edges(robots, grid, reservations, BODY * grid.cell_size)
+    robots.cells[:] = robots.targets[:] = cells
     robots.docked[:] = True
     for i, cell in enumerate(robots.cells):
         reservations.acquire(cell, i)
+    robots.poses[:, :2] = grid.centre(robots.cells)
+    return grid, robots, reservations, edges
+
+
+def drive(grid, robots, robot, share, aside=0.0):
+    """Put a robot at a share of its edge, `aside` cells to its left."""
+    here = robots.cells[robot] + share * (robots.targets[robot] - robots.cells[robot])
+    row, column = robots.targets[robot] - robots.cells[robot]
+    robots.poses[robot, :2] = grid.centre(here + aside * np.array([-column, row]))
+    robots.progress[robot] = share
+
+
+def test_a_follower_keeps_clear_of_where_its_leader_is_measured():
+    grid, robots, _, edges = convoy((0, 1), (0, 0))
     edges.start(np.array([0, 1]), np.array([4, 4], np.int8), 0.0)
-    robots.progress[0] = 0.2
-    assert edges.limits()[1] == 0.2 + STRAIGHT
-    robots.aside[0] = 0.25
-    np.testing.assert_allclose(edges.limits()[1], 0.2 + STRAIGHT - 0.25)
-    robots.aside[0] = 2.0
+    drive(grid, robots, 0, 0.2)
+    np.testing.assert_allclose(edges.limits()[1], 1.2 - BODY)
+    drive(grid, robots, 0, 0.2, aside=0.3)  # pushed off its way, it comes back to it
+    np.testing.assert_allclose(edges.limits()[1], 1.2 - BODY)
+    drive(grid, robots, 1, 0.1, aside=0.3)  # both beside their ways, on the same side
+    np.testing.assert_allclose(edges.limits()[1], 1.2 - BODY)
+    robots.docked[0] = False
     assert edges.limits()[1] == 0.0
+
+
+def test_a_follower_of_one_that_turns_leaves_room_for_all_of_its_way():
+    grid, robots, _, edges = convoy((1, 1), (1, 0), size=(3, 3))
+    edges.start(np.array([0, 1]), np.array([1, 4], np.int8), 0.0)
+    for share in (0.0, 0.2, 0.4, 0.6):
+        drive(grid, robots, 0, share)
+        np.testing.assert_allclose(edges.limits()[1], 1 - np.sqrt(BODY**2 - share**2))
+    assert not edges.may_settle()[1]
+    drive(grid, robots, 0, BODY + 1e-6)
+    assert edges.may_settle()[1] and edges.limits()[1] == 1.0
+
+
+def test_whoever_comes_third_is_limited_by_all_ahead_and_not_only_by_the_last():
+    """A robot stalls on its way out of a cell; the one behind it turns off there; a third comes from a branch."""
+    grid, robots, reservations, edges = convoy((1, 1), (1, 0), (2, 1), size=(3, 3))
+    every = np.ones(3, bool)
+    edges.start(np.array([0]), np.array([4], np.int8), 0.0)
+    edges.start(np.array([1]), np.array([4], np.int8), 0.0)
+    edges.start(np.array([1]), np.array([1], np.int8), 0.0)  # up, away from the branch
+    edges.start(np.array([2]), np.array([1], np.int8), 0.0)  # from the branch below into the same cell
+    drive(grid, robots, 0, BODY - 0.02)
+    drive(grid, robots, 1, 0.99)
+    edges.settle(every, 0.05 * grid.cell_size, 0.0)
+    assert robots.targets[1].tolist() == [1, 1], "it is within the tolerance, but limited"
+    assert reservations.queue((1, 1)) == [0, 1, 2]
+    drive(grid, robots, 0, BODY + 0.01)
+    edges.settle(every, 0.05 * grid.cell_size, 0.0)
+    assert robots.targets[1].tolist() == [0, 1]
+    drive(grid, robots, 1, 0.9)
+    assert edges.limits()[2] == 1.0
+    drive(grid, robots, 0, 0.5)  # pushed back: the one behind it is far away, the third must not rely on that
+    np.testing.assert_allclose(edges.limits()[2], 1 - np.sqrt(BODY**2 - 0.5**2))

@@ -1,9 +1,10 @@
 """Robots off the grid: how they get onto it, and how the others keep clear of them meanwhile.
 
 A robot is off the grid before it takes part, after it was pushed off its way, and after a new map. It drives straight
-to the centre of a cell near it once nobody holds that cell and nobody is or will be too close to the way there. Until
-it has arrived it keeps the cells it held before, nobody begins an edge that passes near it, and robots that are on
-such an edge wait, unless they are driving away from it.
+to the centre of a cell near it once nobody holds that cell and nobody is or will be too close to the way there, slowly
+enough to stop for one that is set down or pushed there meanwhile (``protective_stop.py``); if such a one stays, it
+chooses anew. Until it has arrived it keeps the cells it held before, nobody begins an edge that passes near it, and
+robots that are on such an edge wait, unless they are driving away from it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ SAMPLES = 9
 """Points that stand for a way off the grid, which is a cell long at most."""
 STRAYED = 0.15
 """The same while it docks."""
+DOCKING_SPEED = 0.25
+"""m/s at most off the grid, where the others do not know its way: it stops within 0.1 m of what turns up ahead."""
+GIVE_UP_AFTER = 2.0
+"""Seconds for which a robot may keep a docking one from going on before that one chooses its cell anew."""
 
 
 class Docking:
@@ -42,8 +47,7 @@ class Docking:
         """Discs of ``radius`` m keep ``reserve`` m between them; ``tolerance`` m from a centre counts as there."""
         self.robots, self.grid, self.reservations, self.distances = robots, grid, reservations, distances
         self.radius, self.reserve, self.tolerance = radius, reserve, tolerance
-        rows, cols = grid.free.shape
-        self._centres = grid.centre(np.stack(np.meshgrid(range(rows), range(cols), indexing="ij"), axis=-1))
+        self._centres = grid.centres()
         self.in_reach = np.zeros(len(robots), dtype=bool)
 
     # What the others see --------------------------------------------------------------------------------
@@ -108,10 +112,21 @@ class Docking:
         if not len(on):
             return
         starts, ends = self.grid.centre(robots.cells[on]), self.grid.centre(robots.targets[on])
-        robots.aside[on] = distance_to_segment(robots.poses[on, :2], starts, ends) / self.grid.cell_size
-        for i in on[robots.aside[on] > DISPLACED]:
+        aside = distance_to_segment(robots.poses[on, :2], starts, ends)
+        for i in on[aside > DISPLACED * self.grid.cell_size]:
             robots.docked[i] = False
             robots.detail[i] = "was moved off its way"
+
+    def note_blocked(self, blocked: np.ndarray, now: float) -> None:
+        """Let docking robots choose anew whose ways have been ``blocked`` bool[n] for ``GIVE_UP_AFTER``."""
+        robots = self.robots
+        blocked = blocked & robots.docking
+        robots.dock_blocked[~blocked] = np.nan
+        robots.dock_blocked[blocked & np.isnan(robots.dock_blocked)] = now
+        for i in np.flatnonzero(now - np.nan_to_num(robots.dock_blocked, nan=now) > GIVE_UP_AFTER):
+            robots.docking[i] = False  # it keeps its cell until it has found another one
+            robots.dock_blocked[i] = np.nan
+            robots.detail[i] = "another robot came into its way while docking"
 
     def update(self, fresh: np.ndarray) -> list[int]:
         """Go on with all robots that are off the grid and may drive (``fresh`` bool[n]); those that arrived."""
@@ -137,11 +152,9 @@ class Docking:
             self.reservations.acquire(cell, i)
             robots.cells[i] = robots.targets[i] = cell
             robots.next_targets[i] = NO_CELL
-            robots.leader[i] = robots.next_leader[i] = -1
             robots.returning[i] = False
             robots.dock_from[i] = position
             robots.docking[i] = True
-            robots.edge[i] += 2  # beyond any edge that a follower waits for
             if np.hypot(*(self.grid.centre(cell) - position)) <= self.tolerance:
                 self._finish(i, arrived)
         return arrived

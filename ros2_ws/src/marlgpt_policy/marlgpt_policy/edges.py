@@ -1,17 +1,20 @@
 """Edges under way: which cells robots hold while they drive, how followers are coupled, and how to get out again.
 
 A robot on an edge holds its two cells. It may hold a third one, decided before it arrives: straight on it passes
-the middle one without braking. A cell that a robot is leaving can be taken over by a follower, whose measured
-progress then never exceeds its leader's by more than the slack at which two discs still keep clear. Cells come
-free when the robot has measurably left them. So at any time each cell has one holder, and each pair of robots
-either drives on edges without a common cell, which are a cell apart, or is coupled by progress.
-``tests/policy/test_edges.py`` checks that for random actions, speeds and failures.
+the middle one without braking. A cell that a robot is leaving can be claimed by followers, in a queue; each of them
+is limited by *every* robot ahead of it in that queue: it may drive only so far that its way keeps clear, as measured,
+of all of the way that the other one has yet to drive through that cell. An edge ends, and the cell behind it comes
+free, only where nobody limits the robot any more. So at any time each pair of robots either drives on edges without a
+common cell, which are a cell apart, or the one that is later in the queue of a common cell keeps clear of the other.
+``tests/policy/test_edges.py`` checks that for random actions, speeds and failures, and
+``tests/policy/test_motion_model.py`` for all of them on small grids.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from marlgpt_policy.clear_way import coupling_limits
 from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.reservations import NOBODY, ReservationError, Reservations
@@ -32,17 +35,10 @@ SLOW = 0.1
 class Edges:
     """Starts, couples, ends and takes back edges of ``robots`` on ``grid``."""
 
-    def __init__(
-        self,
-        robots: Robots,
-        grid: NavGrid,
-        reservations: Reservations,
-        turn_slack: float,
-        straight_slack: float,
-    ) -> None:
-        """Slacks are the shares of an edge that a follower may be ahead of a leader that turns or goes straight on."""
-        self.robots, self.grid, self.reservations = robots, grid, reservations
-        self.turn_slack, self.straight_slack = turn_slack, straight_slack
+    def __init__(self, robots: Robots, grid: NavGrid, reservations: Reservations, body: float) -> None:
+        """Centres of coupled robots keep ``body`` m (``safety_margins.py``) between them, as measured."""
+        self.robots, self.grid, self.reservations, self.body = robots, grid, reservations, body
+        self.centres = grid.centres()
         self.turned_back = 0
 
     # Beginning ------------------------------------------------------------------------------------------
@@ -63,32 +59,25 @@ class Edges:
                 robots.next_targets[i], robots.next_move[i] = entered[i], move
             else:
                 robots.targets[i], robots.move[i] = entered[i], move
-                robots.edge[i] += 1
-                robots.progress[i], robots.leader[i] = 0.0, -1
+                robots.progress[i] = 0.0
                 robots.progress_then[i], robots.progress_time[i] = 0.0, now
-        # A robot that turns round before it has arrived holds the cell it goes back to, and follows nobody.
+        # Who is ahead is settled before anybody claims: of robots that follow each other in a ring all are leaving.
         leaders = {i: self._leaving(cell, i) for i, cell in entered.items()}
         for i, cell in entered.items():
-            leader, edge = leaders[i]
-            if leader == NOBODY:
+            if leaders[i] == NOBODY:
                 holder.acquire(cell, i)
             else:
-                holder.follow(cell, leader, i)
-            if (robots.next_targets[i] == cell).all():
-                robots.next_leader[i], robots.next_leader_edge[i] = leader, edge
-            else:
-                robots.leader[i], robots.leader_edge[i] = leader, edge
+                holder.follow(cell, leaders[i], i)
 
-    def _leaving(self, cell: np.ndarray, i: int) -> tuple[int, int]:
-        """The robot other than ``i`` that holds ``cell`` and its edge that leads out of it; (``NOBODY``, 0) if none."""
+    def _leaving(self, cell: np.ndarray, i: int) -> int:
+        """The robot other than ``i`` that holds ``cell`` and has decided to leave it; ``NOBODY`` if none holds it."""
         robots = self.robots
         j = self.reservations.of(cell)
-        if j in (NOBODY, i):
-            return NOBODY, 0
-        if (robots.cells[j] == cell).all() and robots.moving[j]:
-            return j, int(robots.edge[j])
-        if (robots.targets[j] == cell).all() and robots.next_targets[j, 0] >= 0:
-            return j, int(robots.edge[j]) + 1
+        if j in (NOBODY, i):  # a robot that turns round before it has arrived holds the cell it goes back to
+            return NOBODY
+        leaves = (robots.cells[j] == cell).all() and robots.moving[j]
+        if leaves or ((robots.targets[j] == cell).all() and robots.next_targets[j, 0] >= 0):
+            return j
         raise ReservationError(f"cell {tuple(cell)} is held by robot {j}, which is not leaving it")
 
     # Going on -------------------------------------------------------------------------------------------
@@ -101,25 +90,20 @@ class Edges:
 
     def limits(self) -> np.ndarray:
         """float64[n] how far a robot may be along its edge, 0 to 1, or up to 2 where it goes straight on."""
-        robots = self.robots
-        limit = self._coupled(robots.leader, robots.leader_edge, robots.move)
-        onward = self.straight & (limit >= 1.0)
-        if onward.any():
-            beyond = self._coupled(robots.next_leader, robots.next_leader_edge, robots.next_move)
-            limit[onward] += beyond[onward]
-        return limit
+        limits = self._coupled()
+        return limits[:, 0] + np.where(self.straight & (limits[:, 0] >= 1.0), limits[:, 1], 0.0)
 
-    def _coupled(self, leader: np.ndarray, edge: np.ndarray, move: np.ndarray) -> np.ndarray:
+    def may_settle(self) -> np.ndarray:
+        """bool[n] robots that nobody ahead of them keeps from the cell that they drive to."""
+        return self._coupled()[:, 0] >= 1.0
+
+    def _coupled(self) -> np.ndarray:
+        """float64[n, 2] the shares of their edges, and of their next ones, that robots ahead of them leave."""
         robots = self.robots
-        limit = np.ones(len(robots))
-        i = np.flatnonzero(leader >= 0)
-        j = leader[i]
-        slack = np.where(robots.move[j] == move[i], self.straight_slack, self.turn_slack)
-        # A leader that was pushed off its edge may be that much nearer.
-        behind = np.clip(robots.progress[j] + slack - robots.aside[j], 0.0, 1.0)
-        limit[i] = np.select([robots.edge[j] < edge[i], robots.edge[j] == edge[i]], [0.0, behind], 1.0)
-        limit[i[~robots.docked[j]]] = 0.0  # pushed off its way: where it will be is not known
-        return limit
+        return coupling_limits(
+            self.reservations.pairs(), robots.cells, robots.targets, robots.next_targets, robots.docked,
+            robots.poses[:, :2], self.centres, self.body,
+        )  # fmt: skip
 
     def note_progress(self, now: float) -> None:
         """Note which robots get on; call once per control period after ``progress`` was measured."""
@@ -146,11 +130,15 @@ class Edges:
     # Arriving -------------------------------------------------------------------------------------------
 
     def settle(self, fresh: np.ndarray, tolerance: float, now: float) -> None:
-        """End the edges of robots that are at their targets, or past them on the way straight on."""
+        """End the edges of robots that are at their targets, or past them on the way straight on.
+
+        Not of those that a robot ahead limits: the cell behind them, and the next edge, would come free too early.
+        """
         robots = self.robots
-        on = np.flatnonzero(robots.docked & fresh & robots.moving)
-        if not len(on):
+        on = robots.docked & fresh & robots.moving
+        if not on.any():
             return
+        on = np.flatnonzero(on & self.may_settle())
         position, target = robots.poses[on, :2], self.grid.centre(robots.targets[on])
         away = np.hypot(*(position - target).T)
         span = target - self.grid.centre(robots.cells[on])
@@ -165,22 +153,15 @@ class Edges:
         robots = self.robots
         left = robots.cells[i].copy()
         robots.cells[i] = robots.targets[i]
-        robots.edge[i] += 1
         robots.failures[i] = 0
         robots.returning[i] = False
-        robots.leader[i] = -1
         robots.progress[i] = 1.0
         if robots.next_targets[i, 0] >= 0:
             robots.targets[i], robots.move[i] = robots.next_targets[i], robots.next_move[i]
-            robots.leader[i], robots.leader_edge[i] = robots.next_leader[i], robots.next_leader_edge[i]
             robots.progress[i] = 0.0
-            self._forget_next(i)
+            robots.next_targets[i] = NO_CELL
         robots.progress_then[i], robots.progress_time[i] = robots.progress[i], now
         self.reservations.leave(left, i)
-
-    def _forget_next(self, i: int) -> None:
-        self.robots.next_targets[i] = NO_CELL
-        self.robots.next_leader[i] = -1
 
     # Getting out again ----------------------------------------------------------------------------------
 
@@ -201,7 +182,7 @@ class Edges:
             own = self.reservations.of(robots.targets[i]) == i
             if robots.next_targets[i, 0] >= 0 and own:
                 self.reservations.give_back(robots.next_targets[i], i)
-                self._forget_next(i)
+                robots.next_targets[i] = NO_CELL
             if robots.next_targets[i, 0] >= 0:
                 continue
             # After a turn on the spot its own cell may be the one it gave back just now: ask again.
@@ -212,21 +193,15 @@ class Edges:
                 continue
             if (followed or now < robots.broken_until[i]) and away <= tolerance:
                 self.reservations.give_back(robots.targets[i], i)
-                # For a follower its edge is still there, with no progress.
                 robots.targets[i], robots.progress[i] = robots.cells[i], 0.0
             elif not followed and fit[i] and limited[i]:
                 self.turned_back += 1
                 robots.cells[i], robots.targets[i] = robots.targets[i].copy(), robots.cells[i].copy()
                 robots.move[i] = OPPOSITE[robots.move[i]]
-                robots.edge[i] += 1
-                robots.leader[i] = -1
                 robots.returning[i] = True
                 robots.progress[i] = 1.0 - robots.progress[i]
                 robots.progress_then[i], robots.progress_time[i] = robots.progress[i], now
 
     def remove(self, robot: int) -> None:
         """Free a robot's cells and its followers: it is physically gone."""
-        robots = self.robots
         self.reservations.release_all(robot)
-        robots.leader[robots.leader == robot] = -1
-        robots.next_leader[robots.next_leader == robot] = -1

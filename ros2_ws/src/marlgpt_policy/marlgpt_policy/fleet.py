@@ -19,7 +19,7 @@ from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.dead_reckoning import DeadReckoning
 from marlgpt_policy.deciding import Decider, Decision
-from marlgpt_policy.docking import Docking
+from marlgpt_policy.docking import DOCKING_SPEED, Docking
 from marlgpt_policy.edges import Edges
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.fleet_config import FleetConfig, GoalError
@@ -27,15 +27,14 @@ from marlgpt_policy.fleet_status import FleetStatus
 from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.limiter import limit
 from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.protective_stop import free_ways
 from marlgpt_policy.remedies import OBSTACLE_AFTER
 from marlgpt_policy.reservations import Reservations
 from marlgpt_policy.robots import NO_CELL, RobotConfig, Status
+from marlgpt_policy.safety_margins import SafetyMargins
 from marlgpt_policy.tracker import APPROACH_PERIODS, track
 
 __all__ = ["Decision", "Fleet", "FleetConfig", "GoalError", "RobotConfig", "Status", "Tick"]
-
-RESERVE = 0.5
-"""Share of the gap that cells leave between two robots that coupled motion leaves for errors of tracking and poses."""
 
 
 @dataclass(frozen=True)
@@ -93,19 +92,13 @@ class Fleet(FleetStatus):
 
     def _set_grid(self, grid: NavGrid, policy: OnnxPolicy, distances: DistanceField | None) -> None:
         radius = max(robot.radius for robot in self.robots)
-        spare = _spare(grid, radius)
-        self.radius, self.grid, self.distances = radius, grid, distances
-        self.reserve = RESERVE * spare
-        # Fraction of an edge that a follower may be ahead of its leader: behind a leader that turns away the
-        # closest approach is cell * (1 - slack) / sqrt(2), behind one that drives straight cell * (1 - slack).
-        body = 2 * radius + self.reserve
-        turn_slack = 1 - math.sqrt(2) * body / grid.cell_size
-        straight_slack = min(0.5, 1 - body / grid.cell_size)
+        margins = SafetyMargins.of(grid.cell_size, radius, self.config.pose_error)
+        self.radius, self.grid, self.distances, self.margins = radius, grid, distances, margins
         self.costs = CostToGo(grid.moves)
         self.reservations = Reservations(grid.free.shape)
-        self.edges = Edges(self, grid, self.reservations, turn_slack, straight_slack)
+        self.edges = Edges(self, grid, self.reservations, margins.body)
         self.docking_places = Docking(
-            self, grid, self.reservations, distances, radius, self.reserve, self.config.arrive_tolerance
+            self, grid, self.reservations, distances, radius, margins.reserve, self.config.arrive_tolerance
         )
         limits = self.limits
         self.step_time = float(np.median(grid.cell_size / limits[:, 0] + limits[:, 0] / limits[:, 2]))
@@ -281,7 +274,7 @@ class Fleet(FleetStatus):
         Raises:
             ValueError: The robots are too large for the grid's cells; then nothing has changed.
         """
-        _spare(grid, max(robot.radius for robot in self.robots))
+        SafetyMargins.of(grid.cell_size, max(robot.radius for robot in self.robots), self.config.pose_error)
         has_goal = np.flatnonzero(self.goals[:, 0] >= 0)
         places = self.grid.centre(self.goals[has_goal])
         old = self.decider
@@ -294,11 +287,10 @@ class Fleet(FleetStatus):
         self.decider.right_of_way.take_over(old.right_of_way)
         for name in ("docked", "docking", "returning"):
             getattr(self, name)[:] = False
-        for name in ("cells", "targets", "next_targets", "goals", "leader", "next_leader"):
+        for name in ("cells", "targets", "next_targets", "goals"):
             getattr(self, name)[:] = -1
         self.progress[:] = 1.0
         self.commands[:] = 0.0
-        self.edge += 1
         dropped = []
         for i, (x, y) in zip(has_goal.tolist(), places.tolist(), strict=True):
             try:
@@ -339,12 +331,15 @@ class Fleet(FleetStatus):
             self.reckoning.forget_times()
         period = self.config.control_period
         elapsed = now - self.last_tick if math.isfinite(self.last_tick) else period
+        late = elapsed > max(self._latency(), 3 * period) + period
         elapsed = min(max(elapsed, 0.0), self.config.pose_timeout)
         self.last_tick = now
         self.jitter = max(elapsed - period, 0.98 * self.jitter)
         moved = _displacement(self.poses[:, 2] + self.driven[:, 2], self.commands, elapsed)
         self.reckoning.note(np.nan_to_num(moved), now)
         self.driven = self.reckoning.after(self.pose_time)
+        if late:  # the bases have stopped by themselves, or are about to: robots start anew from a standstill
+            self.commands[:] = 0.0
 
     def _docked(self, arrived: list[int], now: float) -> None:
         """Robots have come onto the grid: what they did before does not count, and their goals must be in reach."""
@@ -424,7 +419,7 @@ class Fleet(FleetStatus):
             ~fit | ~self.docked | self.edges.stalled(now) | self.returning | (now < self.broken_until)
         )
         if len(shut):
-            closed |= np.isin(self.reservations.holder, shut)
+            closed |= self.reservations.queued(shut)
         timed = self.config.execution == "asynchronous"
         decision, members, moves = self.decider.decide(
             ready,
@@ -447,29 +442,45 @@ class Fleet(FleetStatus):
         ends[active] = self.grid.centre(np.where(straight[:, None], self.next_targets, self.targets)[active])
         starts[self.docking] = self.dock_from[self.docking]
         starts[~active] = ends[~active] = self.poses[~active, :2]
-        in_the_way = self.docking_places.in_the_way(ends)
-        limit_along = np.where(self.docking, 1.0, self.edges.limits())
+        span = ends - starts
+        length = np.maximum(np.hypot(span[:, 0], span[:, 1]), 1e-6)
         edges = np.where(straight, 2.0, 1.0)  # on the way that is tracked
+        share = np.where(self.docking, 1.0, self.edges.limits()) / edges
+        free = free_ways(self, ends, active, self._reach())
+        along = ((self.poses[:, :2] + self.driven[:, :2] - starts) * span).sum(axis=1) / length + free
+        obstructed = np.where(self.moving | self.docking, along < share * length, np.isfinite(free))
+        share = np.where(obstructed, np.clip(along / length, 0.0, 1.0), share)
+        # Who stands may only go back to its centre: where that is obstructed it stays.
+        in_the_way = self.docking_places.in_the_way(ends) | (obstructed & ~(self.moving | self.docking))
+        limits = self.limits.copy()
+        limits[self.docking, 0] = np.minimum(limits[self.docking, 0], DOCKING_SPEED)
         # A robot brakes by where its commands have taken it since its pose was measured, not by where it was then.
         result = track(
-            self.poses + self.driven, self.commands, starts, ends, np.minimum(limit_along / edges, 1.0),
-            ~fit | ~active | in_the_way, self.drive, self.limits, self.config.control_period,
+            self.poses + self.driven, self.commands, starts, ends, np.minimum(share, 1.0),
+            ~fit | ~active | in_the_way, self.drive, limits, self.config.control_period,
             latency=self._latency(), turn_latency=self._turn_latency(),
             arrive_tolerance=self.config.arrive_tolerance,
         )  # fmt: skip
         moving = self.docked & fresh & self.moving
-        span = ends - starts
-        length = np.maximum((span**2).sum(axis=1), 1e-12)
         # Followers trust in what was measured and nothing else.
-        along = ((self.poses[:, :2] - starts) * span).sum(axis=1) / length * edges
-        self.progress[moving] = np.clip(along[moving], 0.0, 1.0)
+        measured = ((self.poses[:, :2] - starts) * span).sum(axis=1) / length**2 * edges
+        self.progress[moving] = np.clip(measured[moving], 0.0, 1.0)
         self.edges.note_progress(now)
-        limited = (limit_along < np.minimum(edges, self.progress + 0.1)) | in_the_way
+        limited = (share * edges < np.minimum(edges, self.progress + 0.1)) | in_the_way
         self.edges.note_failures(fit & self.docked & ~limited, now)
         self.edges.turn_back(fit, limited, self.config.arrive_tolerance, now)
+        self.docking_places.note_blocked(fit & obstructed, now)
         self.commands = limit(
-            result.commands, self.commands, self.limits, self.config.control_period, ~fit | ~active
-        )
+            result.commands, self.commands, self.limits, self.config.control_period,
+            ~fit | ~active | (obstructed & (free <= 0.0)),
+        )  # fmt: skip
+
+    def _reach(self) -> np.ndarray:
+        """float64[n] m that each robot keeps from the places of others, whatever it may do there by its claims.
+
+        Between robots on the grid coupling keeps all of the reserve; this is to act only where that has failed.
+        """
+        return 2 * self.radius + self.margins.reserve * np.where(self.docking, 1.0, 0.5)
 
     def _latency(self) -> float:
         """Seconds until a command acts, and how much longer the last one may have to hold if ticks come late."""
@@ -480,17 +491,6 @@ class Fleet(FleetStatus):
         """Seconds until a turn takes effect, as usual; never more than :meth:`_latency`."""
         turn = self.config.turn_latency
         return min(self._latency(), 2 * self.config.control_period if turn is None else turn)
-
-
-def _spare(grid: NavGrid, radius: float) -> float:
-    """Metres that the cells leave between two robots that turn. Raises ``ValueError`` where that is too little."""
-    spare = grid.cell_size / math.sqrt(2) - 2 * radius
-    if spare < 0.02:
-        raise ValueError(
-            f"robots of radius {radius} m need cells of at least "
-            f"{math.sqrt(2) * (2 * radius + 0.02):.3f} m, the grid's are {grid.cell_size} m"
-        )
-    return spare
 
 
 def _displacement(yaw: np.ndarray, commands: np.ndarray, seconds: float) -> np.ndarray:

@@ -37,6 +37,8 @@ class FleetConfig:
         turn_latency: The same as it usually is, for turning on the spot. None is two periods, or ``latency`` where
             that is less.
         arrive_tolerance: Distance in m from a cell's centre that counts as there.
+        pose_error: Bound in m on the error of each robot's poses; cells that leave too little for it are refused
+            (``safety_margins.py``). None: what fits into half of the room that the cells leave.
         temperature: Of sampling from the policy; 0 takes the most probable move. Above 0, it rises to 1 for robots
             that get no nearer to their goals (see ``remedies.py``).
         seed: Of sampling and of tie-breaking.
@@ -56,6 +58,7 @@ class FleetConfig:
     latency: float | None = None
     turn_latency: float | None = None
     arrive_tolerance: float = 0.03
+    pose_error: float | None = None
     temperature: float = 0.2
     seed: int = 0
     jump_distance: float = 0.1
@@ -68,3 +71,5 @@ class FleetConfig:
         check_positive(
             self, "control_period", "pose_timeout", "step_timeout", "arrive_tolerance", "jump_distance"
         )
+        if self.pose_error is not None and not (math.isfinite(self.pose_error) and self.pose_error >= 0):
+            raise ValueError(f"pose_error must be a number of metres, 0 or more, got {self.pose_error!r}")

@@ -110,6 +110,11 @@ class NavGrid:
         local = np.stack([cells[..., 1], -cells[..., 0]], axis=-1) * self.cell_size
         return rotate(local, self.origin[2]) + self.origin[:2]
 
+    def centres(self) -> np.ndarray:
+        """Return float64[R, C, 2], the centres (x, y) in m of all cells."""
+        rows, cols = self.free.shape
+        return self.centre(np.stack(np.meshgrid(range(rows), range(cols), indexing="ij"), axis=-1))
+
     def cell_of(self, xy: np.ndarray) -> np.ndarray:
         """Return int64[..., 2], the cell (row, column) whose centre is nearest to xy float[..., 2] in m.
 

@@ -1,7 +1,7 @@
 """Which robot may be in which cell: a robot enters a cell only while it holds its reservation.
 
 A cell that a robot is leaving can be claimed by one that follows it. So each cell has a queue of claims in the order in
-which their robots pass through; the last one is its holder: whoever wants the cell next has to be coupled to it.
+which their robots pass through. The last one is its holder; whoever wants the cell next is coupled to all of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Reservations:
         """Start with no cell of the ``shape`` (rows, columns) grid held."""
         self.holder = np.full(shape, NOBODY, dtype=np.int32)
         self._queues: dict[tuple[int, int], list[int]] = {}
+        self._pairs: np.ndarray | None = None
 
     def of(self, cell: np.ndarray) -> int:
         """The robot that holds ``cell`` (row, column), or ``NOBODY``."""
@@ -34,6 +35,29 @@ class Reservations:
     def queue(self, cell: np.ndarray) -> list[int]:
         """Robots that have a claim on ``cell``, in the order in which they pass through."""
         return list(self._queues.get((int(cell[0]), int(cell[1])), ()))
+
+    def queued(self, robots: np.ndarray) -> np.ndarray:
+        """bool[R, C] cells on which one of ``robots`` int[m] has a claim."""
+        wanted = set(robots.tolist())
+        cells = np.zeros(self.holder.shape, dtype=bool)
+        for cell, queue in self._queues.items():
+            cells[cell] = not wanted.isdisjoint(queue)
+        return cells
+
+    def pairs(self) -> np.ndarray:
+        """int64[k, 4] rows (robot, other, row, column): a claim of ``robot`` on the cell comes after one of ``other``.
+
+        Whoever drives into the cell is limited by all that are ahead of it, not by the last one only.
+        """
+        if self._pairs is None:
+            rows = []
+            for cell, queue in self._queues.items():
+                for m in range(1, len(queue)):
+                    rows += [
+                        (queue[m], other, *cell) for other in dict.fromkeys(queue[:m]) if other != queue[m]
+                    ]
+            self._pairs = np.array(rows, dtype=np.int64).reshape(-1, 4)
+        return self._pairs
 
     def acquire(self, cell: np.ndarray, robot: int) -> None:
         """Give a free ``cell`` (row, column) to ``robot``; ``ReservationError`` if another one holds it.
@@ -81,6 +105,7 @@ class Reservations:
         self._update(cell, queue)
 
     def _update(self, cell: np.ndarray, queue: list[int]) -> None:
+        self._pairs = None
         key = int(cell[0]), int(cell[1])
         self.holder[key] = queue[-1] if queue else NOBODY
         if queue:

@@ -59,19 +59,14 @@ PER_ROBOT: dict[str, tuple[object, type, int]] = {
     "docked": (False, np.bool_, 0),
     "docking": (False, np.bool_, 0),
     "dock_from": (np.nan, np.float64, 2),
+    "dock_blocked": (np.nan, np.float64, 0),
     "cells": (-1, np.int64, 2),
     "targets": (-1, np.int64, 2),
     "next_targets": (-1, np.int64, 2),
     "goals": (-1, np.int64, 2),
     "move": (0, np.int8, 0),
     "next_move": (0, np.int8, 0),
-    "edge": (0, np.int64, 0),
-    "leader": (-1, np.int64, 0),
-    "leader_edge": (0, np.int64, 0),
-    "next_leader": (-1, np.int64, 0),
-    "next_leader_edge": (0, np.int64, 0),
     "progress": (1.0, np.float64, 0),
-    "aside": (0.0, np.float64, 0),
     "returning": (False, np.bool_, 0),
     "progress_time": (-np.inf, np.float64, 0),
     "progress_then": (1.0, np.float64, 0),
@@ -107,16 +102,13 @@ class Robots:
         halted: bool[n] stopped until resumed.
         docked: bool[n] on the grid: at a cell's centre or on its edge.
         docking: bool[n] driving to the centre of ``cells`` from ``dock_from`` float64[n, 2].
+        dock_blocked: float64[n] since when another robot has kept it from docking, s; NaN while none does.
         cells: int64[n, 2] cell (row, column) that the robot leaves or stands on; -1 for none.
         targets: int64[n, 2] cell that it drives to; ``cells`` if it stands.
         next_targets: int64[n, 2] cell after that, where it is decided already; -1 for none.
         goals: int64[n, 2] goal cells; -1 for none.
         move, next_move: int8[n] moves from ``cells`` to ``targets`` and from there to ``next_targets``.
-        edge: int64[n] counts the edges a robot has driven; names the one it is on.
-        leader, leader_edge: int64[n] robot, and its edge, that must get out of ``targets`` first; -1 for none.
-        next_leader, next_leader_edge: The same for ``next_targets``.
         progress: float64[n] share of the edge driven, as measured.
-        aside: float64[n] distance from the edge, as a share of a cell.
         returning: bool[n] drives back on an edge that its leader does not free.
         progress_time, progress_then: float64[n] time and value of the last progress worth the name.
         unfit_since: float64[n] when the robot became unfit to drive, s; NaN while it is fit.
