@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
@@ -161,6 +162,89 @@ def test_several_browsers_see_the_same_and_the_server_counts_them(bench, monkeyp
             await again.until("frame")
 
     asyncio.run(watch())
+
+
+def test_anonymous_watchers_cannot_keep_the_operator_out():
+    """All places taken by strangers, who come again and again: whoever holds the token gets in, and stays."""
+    bench = Bench(access=Access(host="0.0.0.0", token=TOKEN))
+
+    async def hello(client):
+        await client.socket.send_str(json.dumps({"type": "hello", "token": TOKEN}))
+        await client.until("welcome", lambda message: message["may_command"])
+
+    async def crowd():
+        async with contextlib.AsyncExitStack() as stack:
+            join = lambda: stack.enter_async_context(Client(bench))  # noqa: E731
+            strangers = [await join() for _ in range(hub_module.MOST_BROWSERS)]
+            operators = [await join() for _ in range(3)]
+            for operator in operators:
+                await hello(operator)
+            strangers += [await join() for _ in range(2 * hub_module.MOST_BROWSERS)]
+            assert len(bench.server.hub) == hub_module.MOST_ANONYMOUS + len(operators)
+            for operator in operators:
+                assert (await operator.ask({"type": "stop", "id": 1}))["ok"]
+            with pytest.raises(ConnectionError, match="1013"):  # the oldest made way
+                while True:
+                    await strangers[0].until("frame")
+            await strangers[-1].until("frame")  # the newest watches
+            bench.move()
+            await operators[0].until("frame", lambda message: message["t"] == bench.t)
+
+    try:
+        asyncio.run(crowd())
+    finally:
+        bench.close()
+    assert [command.kind for command in bench.done] == ["stop"] * 3
+
+
+def test_places_that_all_hold_the_token_are_not_given_to_others(monkeypatch):
+    monkeypatch.setattr(hub_module, "MOST_BROWSERS", 2)
+    bench = Bench(access=Access(host="0.0.0.0", token=TOKEN))
+
+    async def fill():
+        async with Client(bench) as a, Client(bench) as b:
+            for client in (a, b):
+                await client.socket.send_str(json.dumps({"type": "hello", "token": TOKEN}))
+                await client.until("welcome", lambda message: message["may_command"])
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                async with Client(bench):
+                    pass
+            assert refused.value.status == 503
+            assert (await a.ask({"type": "stop", "id": 1}))["ok"]
+
+    try:
+        asyncio.run(fill())
+    finally:
+        bench.close()
+
+
+def test_a_stranger_takes_places_from_himself(bench):
+    """Watchers from other addresses keep theirs, however old they are."""
+    hub = bench.server.hub
+    hub.access = Access(host="0.0.0.0", token=TOKEN)
+    old, *crowd = [
+        Watcher(address) for address in ("10.0.0.1", *["10.0.0.2"] * (hub_module.MOST_ANONYMOUS - 1))
+    ]
+
+    async def come():
+        hub._browsers = dict.fromkeys([old, *crowd])
+        assert hub._make_room()
+        assert old in hub._browsers and crowd[0] not in hub._browsers and crowd[1] in hub._browsers
+        await asyncio.sleep(0)
+        hub._browsers = {}
+
+    asyncio.run(come())
+    assert crowd[0].left and not old.left
+
+
+class Watcher:
+    """A browser as far as the hub looks at it."""
+
+    def __init__(self, address):
+        self.address, self.token, self.left = address, "", False
+
+    async def make_way(self):
+        self.left = True
 
 
 # What browsers may do -----------------------------------------------------------------------------------

@@ -106,8 +106,10 @@ class Access:
 
     def may_command(self, token: str) -> bool:
         """Whether a browser that knows ``token`` may command."""
-        if self.read_only:
-            return False
+        return not self.read_only and self.holds_token(token)
+
+    def holds_token(self, token: str) -> bool:
+        """Whether ``token`` is the server's, or none is needed."""
         given = token.encode("utf-8", "surrogatepass")  # JSON may hold halves of characters
         return not self.needs_token or hmac.compare_digest(given, self.token.encode())
 

@@ -1,6 +1,7 @@
 """Who watches: each browser gets the newest frame that it can take, and never holds up another one.
 
-Nothing is queued but a few answers. A browser that reads slowly skips frames; one that stops reading is cut off.
+Nothing is queued but a few answers. A browser that reads slowly skips frames; one that stops reading is cut off. Where
+commands need a token, browsers without it cannot keep those with it out: the oldest of them makes way.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -19,6 +20,8 @@ from marlgpt_sim.view.protocol import Command, ProtocolError, parse
 
 PARTS = ("map", "grid", "roster", "history", "diagnostics")
 MOST_BROWSERS = 32
+MOST_ANONYMOUS = 24
+"""Browsers that watch without the token, at most; the other places are kept for those who hold it."""
 MOST_TEXTS = 64
 """Answers and events that wait for one browser; more push out the oldest."""
 MOST_RUNNING = 32
@@ -92,6 +95,14 @@ class Browser:
         """End the connection, without waiting for a browser that does not answer."""
         with contextlib.suppress(TimeoutError, ConnectionError):
             await asyncio.wait_for(self._socket.close(code=WSCloseCode.GOING_AWAY), 1.0)
+
+    async def make_way(self) -> None:
+        """End the connection for another browser's sake."""
+        message = b"all places to watch are taken"
+        with contextlib.suppress(TimeoutError, ConnectionError, RuntimeError):  # the last: not yet opened
+            await asyncio.wait_for(self._socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=message), 1.0)
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
     async def _send_all(self) -> None:
         try:
@@ -185,7 +196,8 @@ class Hub:
         self.picture, self.execute, self.access = picture, execute, access
         self.rate, self.title, self.log = rate, title, log
         self.frame, self.frame_count = "", 0
-        self._browsers: set[Browser] = set()
+        self._browsers: dict[Browser, None] = {}  # oldest first
+        self._leaving: set[asyncio.Task] = set()
 
     def __len__(self) -> int:
         """Browsers that watch now."""
@@ -213,21 +225,41 @@ class Hub:
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Handle the request that opens a websocket."""
-        if len(self._browsers) >= MOST_BROWSERS:
+        if not self._make_room():
             return web.Response(status=503, text=f"{MOST_BROWSERS} browsers are watching already\n")
         # What is a little too long is refused in words; what is much too long ends the connection.
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=1 << 16, compress=False)
+        browser = Browser(self, socket, request)
+        self._browsers[browser] = None
         try:
             await socket.prepare(request)
-        except ConnectionError:  # gone before it got an answer
-            return socket
-        browser = Browser(self, socket, request)
-        self._browsers.add(browser)
-        try:
             await browser.serve()
+        except ConnectionError:  # gone before it got an answer
+            pass
         finally:
-            self._browsers.discard(browser)
+            self._browsers.pop(browser, None)
         return socket
+
+    def _make_room(self) -> bool:
+        """Whether one more browser may come; if need be, one that watches without the token makes way for it.
+
+        Of the address with most of them the oldest goes: a stranger who takes all places takes them from himself.
+        """
+        anonymous = [browser for browser in self._browsers if not self.access.holds_token(browser.token)]
+        if len(anonymous) < MOST_ANONYMOUS and len(self._browsers) < MOST_BROWSERS:
+            return True
+        if not anonymous:
+            return len(self._browsers) < MOST_BROWSERS
+        crowd = Counter(browser.address for browser in anonymous)
+        leaving = max(
+            anonymous, key=lambda browser: crowd[browser.address]
+        )  # the first of equals, the oldest
+        del self._browsers[leaving]
+        self.log(f"{leaving.address}: made way for another browser")
+        task = asyncio.create_task(leaving.make_way())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        return True
 
     async def close(self) -> None:
         """Say goodbye to all browsers."""

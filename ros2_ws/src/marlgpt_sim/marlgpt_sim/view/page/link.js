@@ -1,6 +1,7 @@
 // The websocket: reconnects by itself, matches answers to commands, and never lets a stop get lost.
 
 const RETRY_MS = [300, 600, 1200, 2500, 5000];
+const FULL_MS = 30000; // before a watcher who had to make way for others tries again
 const SILENT_MS = 4000; // without a word the connection is dead, whatever the browser thinks
 const ANSWER_MS = 8000;
 const STOP_REPEAT_MS = 1500;
@@ -22,6 +23,8 @@ export class Link {
 
   get open() { return this.socket?.readyState === WebSocket.OPEN; }
 
+  get token() { return new URLSearchParams(location.hash.slice(1)).get("token"); }
+
   connect() {
     clearTimeout(this.timer);
     this.timer = null;
@@ -31,7 +34,7 @@ export class Link {
     this.heard = performance.now();
     socket.onopen = () => {
       this.tries = 0;
-      const token = new URLSearchParams(location.hash.slice(1)).get("token");
+      const token = this.token;
       if (token) socket.send(JSON.stringify({ type: "hello", token: token.slice(0, 256) }));
       this.handlers.opened();
       if (performance.now() < this.stopWanted) this.stop();
@@ -43,9 +46,13 @@ export class Link {
   closed(socket, event) {
     if (socket !== this.socket) return;
     for (const [id, wait] of this.waiting) this.settle(id, false, `connection lost; ${wait.what} may not have arrived`);
-    const text = event.code === 1009 ? "the server refused a message that was too long" : "";
+    const text = {
+      1009: "the server refused a message that was too long",
+      1013: "too many watch; open the URL with the token for a place that is kept",
+    }[event.code] ?? "";
     this.handlers.closed(text);
-    this.timer ??= setTimeout(() => this.connect(), RETRY_MS[Math.min(this.tries++, RETRY_MS.length - 1)]);
+    const soon = RETRY_MS[Math.min(this.tries++, RETRY_MS.length - 1)];
+    this.timer ??= setTimeout(() => this.connect(), event.code === 1013 && !this.token ? FULL_MS : soon);
   }
 
   retry() {
