@@ -91,7 +91,7 @@ def free_ahead(positions, ends, active, places, owners, reach):
 
 
 @numba.njit(cache=True)
-def coupling_limits(pairs, cells, targets, next_targets, docked, positions, centres, body):
+def coupling_limits(pairs, cells, targets, next_targets, docked, positions, centres, body, tolerance):
     """How far robots may drive along their edges: see :meth:`marlgpt_policy.edges.Edges.limits`.
 
     Args:
@@ -103,6 +103,7 @@ def coupling_limits(pairs, cells, targets, next_targets, docked, positions, cent
         positions: float64[n, 2] where they were measured, m.
         centres: float64[R, C, 2] of the cells, m.
         body: m between the centres of two robots.
+        tolerance: m from a cell's centre within which a robot may still give back its next cell and go back there.
 
     Returns:
         float64[n, 2] shares of the edge under way and of the next one that they may drive, 0 to 1.
@@ -123,18 +124,18 @@ def coupling_limits(pairs, cells, targets, next_targets, docked, positions, cent
             limits[i, which] = 0.0
             continue
         limit = _limit_behind(
-            i, j, start, row, column, cells, targets, next_targets, positions, centres, body
+            i, j, start, row, column, cells, targets, next_targets, positions, centres, body, tolerance
         )
         limits[i, which] = min(limits[i, which], limit)
     return limits
 
 
 @numba.njit(cache=True)
-def _limit_behind(i, j, here, row, column, cells, targets, next_targets, positions, centres, body):
+def _limit_behind(i, j, here, row, column, cells, targets, next_targets, positions, centres, body, tolerance):
     """Share of the edge from ``here`` to (row, column) that keeps ``body`` from all of robot j's way through that cell.
 
     The follower may be beside its edge, and the leader beside its own: both the lines that they should be on and
-    those that they are on count.
+    those that they are on count. One that has hardly left the cell's centre may be back there at any time.
     """
     start, goal = centres[here[0], here[1]], centres[row, column]
     length = math.hypot(goal[0] - start[0], goal[1] - start[1])
@@ -150,9 +151,8 @@ def _limit_behind(i, j, here, row, column, cells, targets, next_targets, positio
     origin = centres[cells[j, 0], cells[j, 1]]
     px, py = positions[j, 0], positions[j, 1]
     qx, qy = _nearest_on(px, py, origin, end)
-    if leaves and comes:  # it stands there: it gave back the cell that it was going to
-        end = positions[j]
-        qx, qy = px, py
+    if leaves and math.hypot(px - goal[0], py - goal[1]) <= tolerance:
+        qx, qy = goal[0], goal[1]
     least = np.inf
     for side in range(2):
         x, y = start[0] - side * aside * uy, start[1] + side * aside * ux

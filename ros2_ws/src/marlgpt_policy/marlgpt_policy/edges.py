@@ -35,9 +35,20 @@ SLOW = 0.1
 class Edges:
     """Starts, couples, ends and takes back edges of ``robots`` on ``grid``."""
 
-    def __init__(self, robots: Robots, grid: NavGrid, reservations: Reservations, body: float) -> None:
-        """Centres of coupled robots keep ``body`` m (``safety_margins.py``) between them, as measured."""
-        self.robots, self.grid, self.reservations, self.body = robots, grid, reservations, body
+    def __init__(
+        self, robots: Robots, grid: NavGrid, reservations: Reservations, body: float, tolerance: float
+    ) -> None:
+        """Couple ``robots``.
+
+        Args:
+            robots: All of them.
+            grid: The cells.
+            reservations: Claims on them.
+            body: m that the centres of coupled robots keep between them as measured (``safety_margins.py``).
+            tolerance: m from a cell's centre that count as there.
+        """
+        self.robots, self.grid, self.reservations = robots, grid, reservations
+        self.body, self.tolerance = body, tolerance
         self.centres = grid.centres()
         self.turned_back = 0
 
@@ -75,8 +86,8 @@ class Edges:
         j = self.reservations.of(cell)
         if j in (NOBODY, i):  # a robot that turns round before it has arrived holds the cell it goes back to
             return NOBODY
-        leaves = (robots.cells[j] == cell).all() and robots.moving[j]
-        if leaves or ((robots.targets[j] == cell).all() and robots.next_targets[j, 0] >= 0):
+        # One that comes back to it before it has arrived anywhere holds it, but does not leave it.
+        if (robots.ends[j] != cell).any():
             return j
         raise ReservationError(f"cell {tuple(cell)} is held by robot {j}, which is not leaving it")
 
@@ -102,7 +113,7 @@ class Edges:
         robots = self.robots
         return coupling_limits(
             self.reservations.pairs(), robots.cells, robots.targets, robots.next_targets, robots.docked,
-            robots.poses[:, :2], self.centres, self.body,
+            robots.poses[:, :2], self.centres, self.body, self.tolerance,
         )  # fmt: skip
 
     def note_progress(self, now: float) -> None:
@@ -129,7 +140,7 @@ class Edges:
 
     # Arriving -------------------------------------------------------------------------------------------
 
-    def settle(self, fresh: np.ndarray, tolerance: float, now: float) -> None:
+    def settle(self, fresh: np.ndarray, now: float) -> None:
         """End the edges of robots that are at their targets, or past them on the way straight on.
 
         Not of those that a robot ahead limits: the cell behind them, and the next edge, would come free too early.
@@ -145,7 +156,7 @@ class Edges:
         past = ((position - target) * span).sum(axis=1) >= 0.0
         speed = np.hypot(robots.commands[on, 0], robots.commands[on, 1])
         straight, onward = self.straight[on], robots.next_targets[on, 0] >= 0
-        there = away <= tolerance
+        there = away <= self.tolerance
         for i in on[np.where(onward, np.where(straight, there | past, there & (speed < SLOW)), there)]:
             self._arrive(int(i), now)
 
@@ -165,7 +176,7 @@ class Edges:
 
     # Getting out again ----------------------------------------------------------------------------------
 
-    def turn_back(self, fit: np.ndarray, limited: np.ndarray, tolerance: float, now: float) -> None:
+    def turn_back(self, fit: np.ndarray, limited: np.ndarray, now: float) -> None:
         """Let robots that wait on an edge for one that does not get on drive back to where they came from.
 
         A robot whose own cell has a follower cannot: the follower goes first. A robot that has not left its cell's
@@ -174,7 +185,6 @@ class Edges:
         Args:
             fit: bool[n] robots that can drive.
             limited: bool[n] robots that their leader, or a robot in the way, keeps from driving on.
-            tolerance: Distance in m from a cell's centre that counts as there.
             now: s.
         """
         robots = self.robots
@@ -191,7 +201,7 @@ class Edges:
             away = np.hypot(*(robots.poses[i, :2] - self.grid.centre(robots.cells[i])))
             if not own:
                 continue
-            if (followed or now < robots.broken_until[i]) and away <= tolerance:
+            if (followed or now < robots.broken_until[i]) and away <= self.tolerance:
                 self.reservations.give_back(robots.targets[i], i)
                 robots.targets[i], robots.progress[i] = robots.cells[i], 0.0
             elif not followed and fit[i] and limited[i]:

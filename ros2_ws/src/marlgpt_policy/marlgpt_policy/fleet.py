@@ -96,7 +96,7 @@ class Fleet(FleetStatus):
         self.radius, self.grid, self.distances, self.margins = radius, grid, distances, margins
         self.costs = CostToGo(grid.moves)
         self.reservations = Reservations(grid.free.shape)
-        self.edges = Edges(self, grid, self.reservations, margins.body)
+        self.edges = Edges(self, grid, self.reservations, margins.body, self.config.arrive_tolerance)
         self.docking_places = Docking(
             self, grid, self.reservations, distances, radius, margins.reserve, self.config.arrive_tolerance
         )
@@ -311,7 +311,7 @@ class Fleet(FleetStatus):
         self.docking_places.watch_displaced(fresh)
         if not self.stopped:
             self._docked(self.docking_places.update(fit), now)
-        self.edges.settle(fresh, self.config.arrive_tolerance, now)
+        self.edges.settle(fresh, now)
         reached = self._goals_reached(fresh, now)
         self._watch_unfit(fit, now)
         decision = self._decide(fit, now)
@@ -468,7 +468,7 @@ class Fleet(FleetStatus):
         self.edges.note_progress(now)
         limited = (share * edges < np.minimum(edges, self.progress + 0.1)) | in_the_way
         self.edges.note_failures(fit & self.docked & ~limited, now)
-        self.edges.turn_back(fit, limited, self.config.arrive_tolerance, now)
+        self.edges.turn_back(fit, limited, now)
         self.docking_places.note_blocked(fit & obstructed, now)
         self.commands = limit(
             result.commands, self.commands, self.limits, self.config.control_period,
