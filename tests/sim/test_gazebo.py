@@ -232,6 +232,7 @@ def test_the_command_writes_checked_files(tmp_path, capsys):
     args = command.Args(out=tmp_path / "gz", robots=3, contacts=True, step=0.01, real_time_factor=0.0)
     assert command.main(args) == 0
     assert sorted(path.name for path in (tmp_path / "gz").iterdir()) == [
+        ".marlgpt",
         "bridge.yaml",
         "robots.yaml",
         "world.sdf",

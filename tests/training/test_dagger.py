@@ -1,6 +1,8 @@
 """Data aggregation: shards of the student, and what happens to workers that die."""
 
 import multiprocessing
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,3 +138,41 @@ def test_a_real_worker_makes_shards_and_counts_them(tmp_path, small_model):
         assert workers.keep_alive() and list((tmp_path / "dagger").glob("dagger-0-*.parquet"))
     finally:
         workers.stop()
+
+
+TRAINER = """
+import sys, time
+
+if __name__ == "__main__":  # light for the worker, as the marlgpt command is
+    from pathlib import Path
+    from marlgpt_training.dagger import Task, Workers
+    workers = Workers(1, [Task("pogema", "pibt")], Path(sys.argv[1]), 0, 1, 100, "cpu")
+    print(workers._workers[0].process.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("stage", ["imports", "works"])
+def test_a_worker_of_a_killed_trainer_ends_at_once_and_writes_nothing_more(tmp_path, small_model, stage):
+    """Killed while its worker still imports PyTorch, or later."""
+    save_checkpoint(tmp_path / dagger.STUDENT, small_model(), POGEMA_LAYOUT, {})
+    script = tmp_path / "trainer.py"
+    script.write_text(TRAINER)
+    trainer = subprocess.Popen([sys.executable, script, tmp_path], stdout=subprocess.PIPE, text=True)
+    worker = int(trainer.stdout.readline())
+    made = lambda: sorted(p.name for p in (tmp_path / "dagger").glob("*"))  # noqa: E731
+    if stage == "works":
+        wait(made, 120)
+    trainer.kill()
+    trainer.wait(20)
+    wait(lambda: not alive(worker), 2.0)
+    before = made()
+    time.sleep(1.0)
+    assert made() == before and bool(before) == (stage == "works")
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

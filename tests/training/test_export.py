@@ -27,6 +27,9 @@ pytestmark = [
 CPU = ("CPUExecutionProvider",)
 FACTS = {"step": 12, "samples": 345, "score": 1.5}
 
+OLD = "old layout_hash format_version"
+"""Passes for a file of an earlier export."""
+
 
 @pytest.fixture(scope="module", params=["entity", "scalar"])
 def exported(request, tmp_path_factory, small_model, shard):
@@ -87,10 +90,10 @@ def test_parity_sees_another_model(exported, small_model):
 def test_a_difference_is_reported_and_fails(exported, shard, tmp_path, small_model, monkeypatch, capsys):
     save_checkpoint(tmp_path / "a.safetensors", small_model(exported[0]), POGEMA_LAYOUT, FACTS)
     monkeypatch.setattr(export, "parity", lambda *_: 0.5)
-    (tmp_path / "a.onnx").write_text("old")
+    (tmp_path / "a.onnx").write_text(OLD)
     assert main(Args(tmp_path / "a.safetensors", tmp_path / "a.onnx", shard.parent, 10)) == 1
     assert "a.onnx is not written" in (said := capsys.readouterr().out) and "do not ship this file" in said
-    assert (tmp_path / "a.onnx").read_text() == "old"
+    assert (tmp_path / "a.onnx").read_text() == OLD
 
 
 def test_training_sentence_is_kept(tmp_path, small_model):
@@ -232,7 +235,7 @@ def test_export_really_drives_both_policies(saved, shard, monkeypatch):
 
 def test_too_much_loss_is_refused_and_the_old_file_stays(saved, shard, monkeypatch, capsys):
     out = saved.parent / "p.onnx"
-    out.write_text("old")
+    out.write_text(OLD)
     command = ["export", "--checkpoint", str(saved), "--out", str(out), "--store", str(shard.parent)]
     command += ["--observations", "40", "--rollout-episodes", "0", "--precision", "int8"]
     loss = {"agreement": 0.97, "logit_mean": 0.1, "logit_max": 0.2, "kl": 0.01, "q_max": 0.1}
@@ -240,7 +243,7 @@ def test_too_much_loss_is_refused_and_the_old_file_stays(saved, shard, monkeypat
     assert cli.main(command) == 1
     said = capsys.readouterr().out
     assert "p.onnx is not written: the best action of 3.00% of the observations changed" in said
-    assert "--max-agreement-loss allows 1.00%" in said and out.read_text() == "old"
+    assert "--max-agreement-loss allows 1.00%" in said and out.read_text() == OLD
     assert cli.main([*command, "--max-agreement-loss", "0.04"]) == 0
     assert "rollout" not in json.loads(load(out).metadata["quantisation"])
     assert sorted(p.name for p in saved.parent.iterdir()) == ["a.safetensors", "p.onnx"]
@@ -265,7 +268,7 @@ def test_unknown_precision(saved, capsys):
 @pytest.mark.parametrize("where", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_policy(saved, shard, monkeypatch, where, capsys):
     out = saved.parent / "p.onnx"
-    out.write_text("old")
+    out.write_text(OLD)
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -276,18 +279,18 @@ def test_a_full_disk_leaves_the_old_policy(saved, shard, monkeypatch, where, cap
     monkeypatch.undo()
     said = capsys.readouterr().err
     assert "No space left on device; the old file is as it was" in said and "p.onnx" in said
-    assert out.read_text() == "old"
+    assert out.read_text() == OLD
     assert sorted(p.name for p in saved.parent.iterdir()) == ["a.safetensors", "p.onnx"]
 
 
 def test_a_really_full_device_leaves_the_old_policy(tmp_path, small_model):
     """/dev/full answers every write with ENOSPC."""
     out = tmp_path / "p.onnx"
-    out.write_text("old")
+    out.write_text(OLD)
     (tmp_path / f"p.{os.getpid()}.tmp").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device; the old file is as it was"):
         to_onnx(small_model(), POGEMA_LAYOUT, out, FACTS, "")
-    assert out.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["p.onnx"]
+    assert out.read_text() == OLD and [p.name for p in tmp_path.iterdir()] == ["p.onnx"]
 
 
 def test_the_paper_reading_converts_too(small_model, tmp_path):

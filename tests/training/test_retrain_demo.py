@@ -66,7 +66,7 @@ def test_the_experts_session_teaches_its_rule(session, grid):
 
 def test_a_folder_that_is_no_bag_is_not_deleted(tmp_path):
     (tmp_path / "precious.txt").write_text("x")
-    with pytest.raises(ValueError, match="exists and is no bag"):
+    with pytest.raises(ValueError, match="holds precious.txt, and nothing says that this project made it"):
         record_expert.main(record_expert.Args(out=tmp_path, robots=2, minutes=0.1))
     assert (tmp_path / "precious.txt").exists()
 

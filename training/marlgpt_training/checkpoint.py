@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 
 from marlgpt_training.model import MarlGpt, ModelConfig
 
+MARKS = (b'"layout_hash"', b'"config"')
+"""What every checkpoint of this project holds."""
 _KEYS = ("config", "layout", "layout_hash", "facts")
 _AGAIN = "restore a copy or write it again with 'marlgpt train'"
 

@@ -13,6 +13,7 @@ from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.registry import layout_of
 from marlgpt_policy.policy import choose_from_logits
 from marlgpt_policy.shield import shielded
+from marlgpt_sim.output import output_folder
 from tqdm import tqdm
 
 from marlgpt_training import games, maps, pool
@@ -20,7 +21,7 @@ from marlgpt_training.data_card import write_card
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt
 from marlgpt_training.grid_env import GridEnv
-from marlgpt_training.store import Episode, encode_shard, shards, write_shard
+from marlgpt_training.store import STORE, Episode, encode_shard, is_store, shards, write_shard
 
 # How often each map family is drawn; random maps are what most fleets' free space looks like.
 FAMILY_WEIGHTS = {"random": 0.45, "maze": 0.2, "warehouse": 0.2, "rooms": 0.15}
@@ -277,7 +278,12 @@ def main(args: Args) -> int:
     1 if a shard failed.
     """
     jobs = jobs_of(args)
-    args.out.mkdir(parents=True, exist_ok=True)
+    with output_folder(args.out, STORE, is_store):
+        return _collect(args, jobs)
+
+
+def _collect(args: Args, jobs: list[Job]) -> int:
+    """Do the jobs and write the card; the exit status."""
     started, total, failed, kept = time.time(), 0, 0, 0
     with tqdm(total=len(jobs), unit="shard") as bar:
         for job, result in pool.run(work, jobs, args.workers, args.backend, args.ray_address):

@@ -16,9 +16,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from marlgpt_policy.encoders.registry import layout_named
+from marlgpt_sim.output import check_output_file
 from tqdm import tqdm
 
-from marlgpt_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, trained_layouts
+from marlgpt_training.checkpoint import (
+    MARKS,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+    trained_layouts,
+)
 from marlgpt_training.data import Source
 from marlgpt_training.losses import temporal_difference
 from marlgpt_training.mixture import by_layout
@@ -219,6 +226,7 @@ def main(args: Args) -> int:
         FloatingPointError: The training diverged.
     """
     check(args)
+    check_output_file(args.out, *MARKS)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     train, test = split(args.store)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from marlgpt_sim.output import PICTURE, SIGNATURE, check_output_file
 from tyro.conf import Positional
 
 ROLLOUTS = {
@@ -79,12 +80,13 @@ def draw(training: list[dict], rollouts: list[dict], path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, format="png", metadata=SIGNATURE)
     pyplot.close(figure)
 
 
 def main(args: Args) -> int:
     """Read, draw, say where."""
+    check_output_file(args.out, PICTURE)
     training, rollouts = read(args.runs, args.samples_before)
     draw(training, rollouts, args.out)
     print(f"{args.out}: {training[-1]['samples']:,} samples, {len(rollouts)} rollouts")

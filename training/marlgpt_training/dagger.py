@@ -18,6 +18,7 @@ from pathlib import Path
 
 from marlgpt_policy.encoders.registry import layout_of
 from marlgpt_policy.layout import TokenLayout
+from marlgpt_sim.workers import start
 
 from marlgpt_training import games
 from marlgpt_training.checkpoint import load_checkpoint, torch_forward
@@ -31,6 +32,8 @@ STUDENT = "student.safetensors"
 """Checkpoint in a run's folder that the workers drive."""
 STEPS = 128
 """Step limit of POGEMA's lifelong episodes."""
+ENDING = 5.0
+"""Seconds that a worker may take to end before it is killed."""
 RESTARTS = 3
 """How often a worker that dies without having made a shard is started again."""
 
@@ -187,13 +190,7 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         report, theirs = context.Pipe(duplex=False)
         shards_made = context.Value("l", 0)
-        process = context.Process(
-            target=_work,
-            args=(theirs, shards_made, *self._arguments, number),
-            kwargs=self._options,
-            daemon=True,
-        )
-        process.start()
+        process = start(_work, theirs, shards_made, *self._arguments, number, **self._options)
         theirs.close()
         return _Worker(process, report, shards_made)
 
@@ -215,6 +212,11 @@ class Workers:
         return True
 
     def stop(self) -> None:
-        """End the processes."""
+        """End the processes; none writes any more when this returns."""
         for worker in self._workers:
             worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(ENDING)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from marlgpt_sim.output import check_output_file, claim_folder
 from tqdm import tqdm
 
 from marlgpt_training import maps, pool
@@ -76,11 +77,11 @@ def check(args: Args) -> None:
             raise ValueError(f"--{name} {given}: at least 1 is needed")
     if args.temperature is not None and not 0 < args.temperature < float("inf"):
         raise ValueError(f"--temperature {args.temperature:g}: must be above 0; --sample off is greedy")
-    if args.json and args.json.is_dir():
-        raise ValueError(f"--json {args.json}: is a folder; name a file")
+    if args.json:
+        check_output_file(args.json, b'"protocol"', b'"policies"', option="--json")
     if args.plots:
         try:
-            args.plots.mkdir(parents=True, exist_ok=True)
+            claim_folder(args.plots, "plots", option="--plots")
         except OSError as error:
             raise ValueError(f"--plots {args.plots}: cannot be made ({error.strerror})") from error
         if not os.access(args.plots, os.W_OK):
@@ -196,7 +197,7 @@ def main(args: Args) -> int:
     report = {**policies[first], "policy": first, "protocol": settings, "policies": policies}
     print(f"\n{table(report)}\n\n{normalised_table(report)}\n")
     if args.json:
-        temporary = args.json.with_name(args.json.name + ".tmp")
+        temporary = args.json.with_name(f".{args.json.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
         temporary.replace(args.json)
         journal.remove()

@@ -16,6 +16,7 @@ import torch
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT, TokenLayout
 from marlgpt_policy.policy import FORMAT_VERSION, OnnxPolicy
+from marlgpt_sim.output import check_output_file
 
 from marlgpt_training.checkpoint import load_checkpoint, write_atomically
 from marlgpt_training.data import Drawing, Samples, SampleStream, compress, expand
@@ -178,6 +179,7 @@ def main(args: Args) -> int:
     """
     if args.precision not in PRECISIONS:
         raise ValueError(f"--precision {args.precision}: choose one of {', '.join(PRECISIONS)}")
+    check_output_file(args.out, b"layout_hash", b"format_version")
     layout = layout_named(args.layout)
     model, facts = load_checkpoint(args.checkpoint, layout)
     packed, masks = observations(args.store, args.observations, layout)

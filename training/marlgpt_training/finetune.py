@@ -18,12 +18,14 @@ from pathlib import Path
 import torch
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.occupancy import load_map_yaml
+from marlgpt_sim.output import output_folder
 
 from marlgpt_training import export, train_args, tuning_data, tuning_evaluation
 from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint, torch_forward
 from marlgpt_training.data import parse_mixture
 from marlgpt_training.distributed import World
 from marlgpt_training.progress import RunLog
+from marlgpt_training.run_state import RUN, is_run
 from marlgpt_training.site import Site, sites_of
 from marlgpt_training.store import shards
 from marlgpt_training.train import StopRequest, Trainer, run
@@ -127,6 +129,14 @@ def fingerprint(args: Args) -> dict[str, str]:
     }
 
 
+def is_fine_tuning(folder: Path) -> bool:
+    """Whether a folder without a marker is one that a version of this project without markers began."""
+    try:
+        return {"checkpoint", "store", "original_share"} <= set(json.loads((folder / "run.json").read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
 def check_same(args: Args) -> None:
     """Begin the run in ``OUT``, or make sure that it is this one.
 
@@ -175,7 +185,11 @@ def training_args(args: Args, stores: list[str]) -> train_args.Args:
 def fine_tune(args: Args, stores: list[str], site: Site) -> bool:
     """Train, resumably; False if it was stopped before the end. The result is in ``OUT/run/student.safetensors``."""
     settings = training_args(args, stores)
-    settings.out.mkdir(parents=True, exist_ok=True)
+    with output_folder(settings.out, RUN, is_run):
+        return _train(args, settings, site)
+
+
+def _train(args: Args, settings: train_args.Args, site: Site) -> bool:
     torch.set_num_threads(args.threads)
     trainer = Trainer(settings, World(0, 1, args.device))
     log = RunLog(settings.out, trainer.step, args.steps)
@@ -248,8 +262,13 @@ def main(args: Args) -> int:
     if len(sites) > 1:
         print(f"{len(sites)} grids in the stores; the one with most decisions is evaluated on")
     load_checkpoint(args.checkpoint, POGEMA_LAYOUT)
-    args.out.mkdir(parents=True, exist_ok=True)
-    check_same(args)
+    with output_folder(args.out, "fine-tuning", is_fine_tuning):
+        check_same(args)
+        return tune(args, imported, site)
+
+
+def tune(args: Args, imported: list[str], site: Site) -> int:
+    """Data, training, evaluation and export in the folder that is ours; exit status as of :func:`main`."""
     quiet = 1.0 if sys.stderr.isatty() else 30.0
     originals = list(args.original)
     if not originals and args.original_share > 0:

@@ -10,6 +10,7 @@ import onnx
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.layout import POGEMA_LAYOUT, TokenLayout
 from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_sim.output import check_output_file
 
 from marlgpt_training.evaluation import games
 from marlgpt_training.evaluation.report import table
@@ -104,6 +105,7 @@ def main(args: Args) -> int:
     Raises:
         ValueError: Not a policy file of a layout that this version knows.
     """
+    check_output_file(args.out, b"Policy for the token layout `")
     policy = OnnxPolicy(args.policy, _layout(args.policy), ("CPUExecutionProvider",), 1)
     reports = [json.loads(path.read_text()) for path in args.evaluations]
     args.out.write_text(card(policy, reports, args.commands))

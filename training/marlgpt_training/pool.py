@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from marlgpt_sim.workers import end_with_parent
+from marlgpt_sim.workers import worker_pool
 
 BACKENDS = ("processes", "ray")
 
@@ -73,9 +72,8 @@ def _in_turn(function, jobs) -> Iterator[tuple[Any, Any]]:
 
 
 def _over_processes(function, jobs, workers) -> Iterator[tuple[Any, Any]]:
-    context = multiprocessing.get_context("spawn")  # forked processes inherit locks of other threads
     suspects: list[Any] = []  # at work when a process was killed
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
+    pool = worker_pool(workers)
     running: dict[Future, tuple[Any, bool]] = {}
     try:
         while True:
@@ -100,7 +98,7 @@ def _over_processes(function, jobs, workers) -> Iterator[tuple[Any, Any]]:
             if broken:  # one process was killed, which takes the others with it
                 broken += [running.pop(future) for future in list(running)]
                 pool.shutdown(wait=True, cancel_futures=True)
-                pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
+                pool = worker_pool(workers)
                 suspects += [job for job, alone in broken if not alone]
                 for job, alone in broken:
                     if alone:

@@ -23,8 +23,9 @@ from pathlib import Path
 
 import torch
 from marlgpt_policy.layout import AGENTS, ATTRIBUTES, MAX_ACTIONS, POGEMA_LAYOUT, TEAMS, TIMES
+from marlgpt_sim.output import check_output_file
 
-from marlgpt_training.checkpoint import CheckpointError, save_checkpoint
+from marlgpt_training.checkpoint import MARKS, CheckpointError, save_checkpoint
 from marlgpt_training.model import MarlGpt, ModelConfig, preset
 
 PREFIX = "_orig_mod."
@@ -235,6 +236,7 @@ def _plain(value: object) -> object:
 
 def main(args: Args) -> int:
     """Convert and say what the result is good for."""
+    check_output_file(args.out, *MARKS)
     arguments, weights, by_shape = _load(args.published, args.ignore)
     model = MarlGpt(_config(), POGEMA_LAYOUT)
     model.load_state_dict(weights)

@@ -24,11 +24,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT
+from marlgpt_sim.output import output_folder
 from tqdm import tqdm
 
 from marlgpt_training.mapf_gpt_tokens import TOKENS, DataFormatError, decode_tokens
 from marlgpt_training.sample_store import SampleShard, read_spec, write_samples
-from marlgpt_training.store import StoreError
+from marlgpt_training.store import STORE, StoreError, is_store
 
 SHARD = 2**15
 """Samples in a shard: 12 MB unpacked."""
@@ -246,8 +247,15 @@ def find(files: tuple[Path, ...]) -> list[Path]:
 
 def main(args: Args) -> int:
     """Import every file that can be; returns 1 if one was refused, after the others."""
+    files = find(args.files)
+    with output_folder(args.out, STORE, is_store):
+        return _import_all(args, files)
+
+
+def _import_all(args: Args, files: list[Path]) -> int:
+    """Import file after file; the exit status."""
     refused = 0
-    for path in find(args.files):
+    for path in files:
         try:
             if path.suffix == ".arrow":
                 done = import_arrow(path, args)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from marlgpt_policy.tracker import MotionLimits
 from marlgpt_sim import two_halls
 from marlgpt_sim.bag_types import TopicSpec
 from marlgpt_sim.closed_loop import ClosedLoop
+from marlgpt_sim.output import check_output_file, output_folder, remove_from
 from marlgpt_sim.recorder import BagWriter
 from tqdm import tqdm
 
@@ -224,7 +224,7 @@ def main(args: Args) -> int:
     """Record one session; prints goals per minute, and writes what an import must know to ``OUT.json``.
 
     Raises:
-        ValueError: An option that cannot be, or a map that the robots do not fit.
+        ValueError: An option that cannot be, a map that the robots do not fit, or a folder that is not ours.
     """
     if args.robots < 1 or not args.minutes > 0 or not args.rate > 0:
         raise ValueError(
@@ -239,10 +239,17 @@ def main(args: Args) -> int:
         map, args.robots, args.seed, args.radius, two_halls.one_way if ruled else None,
         two_halls.goal_cells() if site else None,
     )  # fmt: skip
-    if args.out.exists():
-        if not (args.out / "metadata.yaml").exists():
-            raise ValueError(f"--out {args.out}: exists and is no bag; name another folder")
-        shutil.rmtree(args.out)
+    note = args.out.with_suffix(".json")
+    check_output_file(note, b'"robots"', b'"minutes"', b'"step"', option="the note beside --out,")
+    with output_folder(args.out, "recording"):
+        own = (f"{args.out.name}_*.mcap", f".{args.out.name}_*.yaml")
+        parts = {path.name for pattern in own for path in args.out.glob(pattern)}
+        remove_from(args.out, {"metadata.yaml", *parts})
+        return _record(args, map, loop, note)
+
+
+def _record(args: Args, map: OccupancyMap, loop: ClosedLoop, note: Path) -> int:
+    """Drive, write the bag and the note; the exit status."""
     try:
         goals = record(args.out, map, loop, 60 * args.minutes, args.rate)
     except RuntimeError as error:
@@ -252,8 +259,8 @@ def main(args: Args) -> int:
         f"{args.out}: {args.robots} robots, {args.minutes:g} min, {goals / args.minutes:.1f} goals per minute"
     )
     step = pace(loop)
-    note = {"robots": args.robots, "minutes": args.minutes, "step": round(step, 3)}
-    args.out.with_suffix(".json").write_text(json.dumps(note) + "\n")
+    facts = {"robots": args.robots, "minutes": args.minutes, "step": round(step, 3)}
+    note.write_text(json.dumps(facts) + "\n")
     print(f"robots moved in lockstep, every {step:.2f} s: import it with --step {step:.2f}")
     return 0
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from marlgpt_policy.occupancy import save_map_yaml
 from marlgpt_sim import hot_swap, two_halls
+from marlgpt_sim.output import output_folder
 
 from marlgpt_training import finetune, record_expert, tuning_evaluation
 from marlgpt_training.bags import importing
@@ -170,7 +171,12 @@ def main(args: Args) -> int:
         ValueError: An option that cannot be, or a stage that failed.
     """
     check(args)
-    args.out.mkdir(parents=True, exist_ok=True)
+    with output_folder(args.out, "retraining loop"):
+        return loop(args)
+
+
+def loop(args: Args) -> int:
+    """The stages in the folder that is ours; exit status as of :func:`main`."""
     clock, site_map = Clock(), args.out / "two_halls.yaml"
     save_map_yaml(two_halls.two_halls_map(), site_map)
     with clock.stage(

@@ -7,11 +7,27 @@ from pathlib import Path
 
 import torch
 
+from marlgpt_training.checkpoint import CheckpointError, trained_layouts
 from marlgpt_training.model import ModelConfig
+
+RUN = "training run"
+"""What the folder of a run is marked as."""
 
 
 class RunStateError(ValueError):
     """A run's state file is torn, foreign or belongs to another model; the message says what to do."""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder without a marker is a run that a version of this project without markers began.
+
+    From its first step on a run holds a checkpoint of this project, ``student.safetensors``.
+    """
+    try:
+        trained_layouts(folder / "student.safetensors")
+    except CheckpointError:
+        return False
+    return True
 
 
 def save_state(path: Path, state: dict) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 KINDS = ("grid", "frames", "fleet")
+STORE = "trajectory store"
+"""What the folder of a store is marked as."""
 _SCHEMA = schema_of(
     ended=pa.bool_(),
     map_rows=pa.int32(),
@@ -231,6 +233,24 @@ def layout_of(path: str | Path) -> str:
         ) from error
     _episode_class(path, schema)
     return (schema.metadata.get(b"marlgpt_layout") or POGEMA_LAYOUT.name.encode()).decode(errors="replace")
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder without a marker is a store that a version of this project without markers made.
+
+    Every Parquet file in it must say that it is of this project, and so must card and report if they are there.
+    """
+    own = (b"marlgpt_store", b"marlgpt_samples")
+    try:
+        schemas = [pq.read_schema(path).metadata or {} for path in shards(folder)]
+        texts = {
+            folder / "CARD.md": "Written by `marlgpt collect`",
+            folder / "report.html": "<title>Imported bags</title>",  # bags.report.TITLE
+        }
+        cards = all(text in path.read_text(errors="replace") for path, text in texts.items() if path.exists())
+    except (OSError, pa.ArrowException):
+        return False
+    return cards and bool(schemas) and all(any(key in found for key in own) for found in schemas)
 
 
 def shards(folder: str | Path) -> list[Path]:

@@ -6,13 +6,13 @@ Runs alone or under torchrun; resumes exactly from its last saved state; chooses
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import signal
 import time
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
+from marlgpt_sim.output import output_folder
+from marlgpt_sim.workers import worker_pool
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -26,7 +26,7 @@ from marlgpt_training.mixture import Mixture
 from marlgpt_training.model import ENVIRONMENTS, MarlGpt, preset
 from marlgpt_training.progress import RunLog
 from marlgpt_training.rollout import throughput
-from marlgpt_training.run_state import check_config, load_state, save_state
+from marlgpt_training.run_state import RUN, check_config, is_run, load_state, save_state
 from marlgpt_training.train_args import Args, check, learning_rate, share_out
 
 LOG_EVERY = 100
@@ -66,9 +66,7 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.state_path = args.out / "state.pt"
         state = load_state(self.state_path, self.device) if self.state_path.exists() else None
-        self.executor = (
-            ProcessPoolExecutor(args.loaders, multiprocessing.get_context("spawn")) if args.loaders else None
-        )
+        self.executor = worker_pool(args.loaders) if args.loaders else None
         self.mixture = self._mixture()
         known = {layout.name for layout in self.mixture.layouts}
         tasks = [dagger.Task.parse(text, args.expert) for text in args.dagger_games]
@@ -336,10 +334,11 @@ def main(args: Args) -> int:
     check(args)
     torch.set_num_threads(args.threads)
     world = join(args.device)
-    workers, log, trainer = None, None, None
+    workers, log, trainer, held = None, None, None, contextlib.ExitStack()
     try:
         args = share_out(args, world.size)
-        args.out.mkdir(parents=True, exist_ok=True)
+        if world.leads:  # the others write nothing but a batch that diverged
+            held.enter_context(output_folder(args.out, RUN, is_run))
         trainer = Trainer(args, world)
         if world.leads:
             log = RunLog(args.out, trainer.step, args.steps)
@@ -364,6 +363,7 @@ def main(args: Args) -> int:
         # DistributedDataParallel holds the group, whose threads must end before the interpreter does.
         trainer = None
         world.close()
+        held.close()
     if world.leads:
         chosen = f"; best score {best:.3f} in {args.out / 'best.safetensors'}" if best >= 0 else ""
         print(f"stopped at step {step:,}; newest average in {args.out / 'student.safetensors'}{chosen}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from marlgpt_policy.encoders import pogema
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import choose_from_logits
 from marlgpt_policy.shield import shielded
+from marlgpt_sim.workers import worker_pool
 from tqdm import tqdm
 
 from marlgpt_training.checkpoint import load_checkpoint, torch_forward
@@ -85,7 +84,7 @@ def make_original(
                 original_shard(job)
                 bar.update()
             return folder
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        with worker_pool(workers) as pool:
             for _ in pool.map(original_shard, jobs):
                 bar.update()
     return folder

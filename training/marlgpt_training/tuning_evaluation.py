@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from marlgpt_policy.occupancy import load_map_yaml
 from marlgpt_policy.policy import OnnxPolicy
 from marlgpt_policy.tracker import MotionLimits
 from marlgpt_sim.closed_loop import ClosedLoop
+from marlgpt_sim.workers import worker_pool
 from tqdm import tqdm
 
 from marlgpt_training import rollout
@@ -147,7 +146,7 @@ def compare(
                 memory.add(key(job), work(task))
                 bar.update()
         elif todo:
-            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            with worker_pool(workers) as pool:
                 for job, values in zip(todo, pool.map(work, tasks), strict=True):
                     memory.add(key(job), values)
                     bar.update()

@@ -8,14 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from marlgpt_sim.output import check_output_file, output_folder
 from tqdm import tqdm
 
 from marlgpt_training.bags.one_bag import Import
 from marlgpt_training.bags.reading import BagError, open_bag
-from marlgpt_training.bags.report import write_report
+from marlgpt_training.bags.report import TITLE, write_report
 from marlgpt_training.bags.summary import Summary
 from marlgpt_training.fleet_episode import FleetEpisode
-from marlgpt_training.store import write_shard
+from marlgpt_training.store import STORE, is_store, write_shard
 
 SHARD = 16
 """Episodes of one shard, at most: what is in memory at a time."""
@@ -102,7 +103,14 @@ def main(args: Args) -> int:
         raise ValueError("--bag: name at least one bag, e.g. --bag out/demo/bag")
     if args.rest <= 0 or args.step < 0:
         raise ValueError("--rest must be above 0 and --step at least 0 seconds")
-    args.out.mkdir(parents=True, exist_ok=True)
+    report = args.report or args.out / "report.html"
+    with output_folder(args.out, STORE, is_store):
+        check_output_file(report, TITLE.encode(), option="--report")
+        return _import_all(args, report)
+
+
+def _import_all(args: Args, report: Path) -> int:
+    """Import every bag that can be, write the report; the exit status."""
     summaries: list[Summary] = []
     for path in args.bag:
         quiet = 0.2 if sys.stderr.isatty() else 30.0
@@ -114,7 +122,6 @@ def main(args: Args) -> int:
                 text = str(error) if str(path) in str(error) else f"{path}: {error}"
                 summaries.append(Summary(str(path), path.name, error=text))
         print(summaries[-1].line(), file=sys.stderr if summaries[-1].error else sys.stdout, flush=True)
-    report = args.report or args.out / "report.html"
     write_report(report, summaries)
     print(f"report: {report}")
     failed = [summary for summary in summaries if summary.error]

@@ -33,6 +33,10 @@ img{max-width:100%;height:auto}.pictures{display:flex;flex-wrap:wrap;gap:12px}.p
 """
 
 
+TITLE = "<title>Imported bags</title>"
+"""By which a report is known as one."""
+
+
 def write_report(path: str | Path, summaries: list[Summary]) -> Path:
     """Write the report of an import.
 
@@ -53,7 +57,7 @@ def write_report(path: str | Path, summaries: list[Summary]) -> Path:
     ]
     page = (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>Imported bags</title><style>{_STYLE}</style><main>{''.join(body)}</main></html>\n"
+        f"{TITLE}<style>{_STYLE}</style><main>{''.join(body)}</main></html>\n"
     )
     path.write_text(page, encoding="utf-8", errors="replace")
     return path

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -220,7 +221,7 @@ def evaluate(
     report = {"policy": who[0].label, "protocol": protocol, "policies": found}
     print(f"\n{game}, {episodes} episodes\n\n{table(report)}\n")
     if out:
-        temporary = out.with_name(out.name + ".tmp")
+        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
         temporary.replace(out)
         journal.remove()

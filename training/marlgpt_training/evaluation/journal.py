@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 FORMAT = 1
@@ -28,7 +29,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             kept = self._read(settings) if path.exists() else [json.dumps(settings)]
             # Rewritten whole: a killed run may have torn the last line.
-            temporary = path.with_name(path.name + ".tmp")
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
             temporary.replace(path)
             self._file = open(path, "a", buffering=1)

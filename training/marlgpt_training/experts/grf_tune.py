@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from marlgpt_sim.output import check_output_file
 
 from marlgpt_training.collect import HELD_OUT
 from marlgpt_training.environments.grf import Grf
@@ -108,6 +109,8 @@ def save(args: Args, kept: list[Candidate]) -> None:
 
 def main(args: Args) -> None:
     """Search until the time is up; candidates that do well are played more often."""
+    if args.out is not None:
+        check_output_file(args.out, b'"style"', b'"noise"')
     kept = load(args) or [Candidate(style) for style in dict.fromkeys((*STYLES.values(), Style()))]
     rng = np.random.default_rng([args.seed, sum(c.played for c in kept)])  # a run that goes on draws anew
     env, until, best = Grf(args.scenario), time.time() + 60 * args.minutes, None

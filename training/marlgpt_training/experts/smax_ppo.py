@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders.smax import MOVES
+from marlgpt_sim.output import check_output_file
 from tqdm import tqdm
 
 from marlgpt_training.environments.smax import rules
@@ -328,6 +329,7 @@ def main() -> None:
     if args.minutes <= 0 or args.games < 4:
         parser.error("--minutes must be above 0 and --games at least 4")
     settings = Settings(cloning=args.rounds_cloning, games=args.games)
+    check_output_file(args.out, b"version.npy")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     train(args.out, args.minutes, args.scenario, args.seed, settings)
 

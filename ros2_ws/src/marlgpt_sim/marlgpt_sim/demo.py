@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.occupancy import OccupancyMap, load_map_yaml
 from marlgpt_policy.policy import OnnxPolicy
 
+from marlgpt_sim.output import output_folder, remove_from
 from marlgpt_sim.report import RunTrace, picture, write_report
 from marlgpt_sim.spawn import place_robots
 
@@ -201,6 +201,10 @@ MODULES = {
 }
 
 
+RESULTS = ("bag", "logs", "summary.json", "report.html", "picture.png")
+"""What a demo leaves in its folder."""
+
+
 class Processes:
     """The nodes as child processes; a context manager that always ends them."""
 
@@ -246,11 +250,16 @@ def main(args: Args) -> int:
     # Two demos, or a demo and a real fleet, must not hear each other.
     domain = os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     run = plan(args)
-    args = run.args
-    for name in ("bag", "logs", "summary.json", "report.html", "picture.png"):
-        path = args.out / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    with output_folder(args.out, "demo"):
+        remove_from(args.out, RESULTS)
+        return drive(run, domain)
+
+
+def drive(run: Plan, domain: str) -> int:
+    """Start the nodes, watch them until the time is over, write the results; the exit status."""
     from marlgpt_sim.nodes.demo_monitor import watch
+
+    args = run.args
 
     rows, cols = run.grid.free.shape
     print(

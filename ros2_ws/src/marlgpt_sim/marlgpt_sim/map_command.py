@@ -10,6 +10,8 @@ from marlgpt_policy.draw import draw_grid
 from marlgpt_policy.grid import build_grid
 from marlgpt_policy.occupancy import load_map_yaml
 
+from marlgpt_sim.output import PICTURE, check_output_file
+
 
 @dataclasses.dataclass
 class Args:
@@ -40,6 +42,7 @@ def main(args: Args) -> int:
         f"free cells {int(grid.free.sum())}, edges {int(grid.moves[..., 1:].sum()) // 2}, "
         f"connected parts {parts.tolist()}"
     )
+    check_output_file(args.out, PICTURE)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     draw_grid(map, grid, args.out)
     print(f"written to {args.out}")

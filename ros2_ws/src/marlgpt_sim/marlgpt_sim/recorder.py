@@ -23,6 +23,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from marlgpt_sim.bag_metadata import write_metadata
 from marlgpt_sim.bag_types import load_types
+from marlgpt_sim.output import MARKER
 
 _BAG_VERSION = 9
 _TRANSFORMS = "tf2_msgs/msg/TFMessage"
@@ -37,7 +38,7 @@ class BagWriter:
     begins with the last message of every latched topic.
 
     Args:
-        path: Folder of the bag; must not exist.
+        path: Folder of the bag; must not exist, or be claimed (:mod:`marlgpt_sim.output`) and hold no bag.
         packages: Packages of the message types to come, other than those of ROS itself.
         flush_period: Seconds (wall time) between two times that all messages are forced to disk; zero does so
             after every message.
@@ -60,7 +61,7 @@ class BagWriter:
     ) -> None:
         """Create the folder and open the first file in it."""
         self.path = Path(path)
-        if self.path.exists():
+        if self.path.exists() and not _waits_for_a_bag(self.path):
             raise FileExistsError(f"bag {self.path} exists already: choose another name or remove it")
         if flush_period < 0 or max_size < 0 or max_duration < 0:
             raise ValueError("flush_period, max_size and max_duration of a bag must not be below zero")
@@ -75,7 +76,7 @@ class BagWriter:
         self._finished: list[dict] = []
         self._bag: Writer | None = None
         try:
-            self.path.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             self._open_part()
         except OSError as error:
             raise self._explained(error) from error
@@ -306,3 +307,9 @@ class BagWriter:
             error.errno,
             f"cannot write to bag {self.path}: {error.strerror or error}; free space, or record to another folder",
         )
+
+
+def _waits_for_a_bag(folder: Path) -> bool:
+    """Whether a folder is marked as the project's and holds no bag."""
+    bags = (*folder.glob("*.mcap"), *folder.glob("metadata.yaml"))
+    return folder.is_dir() and (folder / MARKER).is_file() and not bags

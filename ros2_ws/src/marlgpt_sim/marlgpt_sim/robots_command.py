@@ -18,6 +18,8 @@ from marlgpt_policy.grid import NavGrid, build_grid
 from marlgpt_policy.occupancy import load_map_yaml
 from marlgpt_policy.robots_file import FleetFile, RobotEntry, load_robots
 
+from marlgpt_sim.output import PICTURE, check_output_file
+
 SOURCES = {
     "odom": "Odometry on {0.pose_topic}",
     "pose": "PoseWithCovarianceStamped on {0.pose_topic}",
@@ -60,6 +62,7 @@ def main(args: Args) -> int:
     distances = DistanceField(map, args.unknown_is_free)
     faults = check_starts(fleet, grid, distances)
     placed = [robot for robot in fleet.robots if robot.initial_pose is not None]
+    check_output_file(args.out, PICTURE)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     starts = np.array([robot.initial_pose for robot in placed]).reshape(-1, 3)
     radii, names = [robot.radius for robot in placed], [robot.name for robot in placed]

@@ -9,6 +9,7 @@ from marlgpt_sim.gazebo.bridge import bridge_yaml
 from marlgpt_sim.gazebo.check import check_files
 from marlgpt_sim.gazebo.plan import GazeboPlan
 from marlgpt_sim.gazebo.world import WorldOptions, world_sdf
+from marlgpt_sim.output import claim_folder
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ def write_files(
     """Write the three files into a folder, which is made if it is not there.
 
     Raises:
+        FolderError: The folder holds something else.
         WorldError: What was written contradicts itself, which would be a mistake of ours.
         OSError: The folder cannot be written.
     """
-    folder = Path(folder).expanduser().resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = claim_folder(Path(folder).expanduser().resolve(), "Gazebo world")
     files = GazeboFiles(folder / "world.sdf", folder / "bridge.yaml", folder / "robots.yaml")
     files.world.write_text(world_sdf(plan, options), encoding="utf-8")
     files.bridge.write_text(bridge_yaml(plan, contacts), encoding="utf-8")
