@@ -7,7 +7,6 @@ from array import array
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 rclpy = pytest.importorskip("rclpy")
@@ -23,6 +22,7 @@ from std_msgs.msg import Bool  # noqa: E402
 from visualization_msgs.msg import Marker, MarkerArray  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
+from bad_policies import nan_towards  # noqa: E402
 from fleet_bench import CELL, centre, hall, open_bench, write_policy  # noqa: E402
 
 
@@ -225,30 +225,14 @@ def test_a_policy_is_replaced_while_driving_and_a_bad_one_refused(driving, polic
     assert bench.heartbeats[-1].sequence > periods
 
 
-def write_policy_that_fails_while_driving(path):
-    """Passes all checks of loading, whose observations are zeros, and answers NaN for those of robots."""
-    model = onnx.load(write_policy(path))
-    graph = model.graph
-    total = [
-        onnx.helper.make_node("ReduceL1", ["values"], ["total"], axes=[1], keepdims=1),
-        onnx.helper.make_node("Sub", ["one", "total"], ["rest"]),
-        onnx.helper.make_node("Sqrt", ["rest"], ["root"]),
-        onnx.helper.make_node("Mul", ["raw", "root"], ["weighted"]),
-    ]
-    graph.node[1].output[0] = "raw"
-    nodes = [*graph.node[:2], *total, *graph.node[2:]]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 1), np.float32), "one"))
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
 def test_a_policy_that_fails_while_driving_is_rolled_back_and_nobody_stops(driving, tmp_path):
     bench = driving
-    keep_moving(bench)
+    settle(bench)
+    for robot, row in (("a", 0), ("b", 1)):
+        bench.go(robot, row, 4)
+    settle(bench)
     before = bench.states[-1].policy
-    answer = bench.load(write_policy_that_fails_while_driving(tmp_path / "nan.onnx"), "")
+    answer = bench.load(nan_towards(tmp_path / "nan.onnx", 0, -4), "")
     assert answer.success and answer.policy == "nan.onnx"
     reached = bench.states[-1].goals_reached
     keep_moving(bench)

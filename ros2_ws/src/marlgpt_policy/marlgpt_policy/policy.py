@@ -25,6 +25,10 @@ class PolicyError(ValueError):
     """A policy file cannot be used; the message names the file, the reason and the fix."""
 
 
+class PolicyLate(PolicyError):
+    """A decision was not there in time; whoever asked has to do without it."""
+
+
 @dataclass(frozen=True)
 class PolicyOutput:
     """What the policy says for n robots.
@@ -39,16 +43,28 @@ class PolicyOutput:
     q: np.ndarray
     probabilities: np.ndarray
 
+    @classmethod
+    def of_nobody(cls, actions: int) -> PolicyOutput:
+        """What any policy says for no robots."""
+        empty = np.zeros((0, MAX_ACTIONS), dtype=np.float32)
+        return cls(empty, empty, empty[:, :actions])
+
 
 class OnnxPolicy:
     """A policy file, loaded and checked; one call decides for the whole fleet.
+
+    It runs in this process and is waited for as long as it takes; :class:`~marlgpt_policy.policy_process.PolicyProcess`
+    is the same with deadlines.
 
     Attributes:
         path: The file.
         layout: Layout of the encoder that feeds it.
         sha256: SHA-256 of the very bytes that were loaded, 64 hexadecimal digits.
         metadata: What the file says of itself.
+        alive: Whether it can still be asked.
     """
+
+    alive = True
 
     def __init__(
         self,
@@ -179,6 +195,9 @@ class OnnxPolicy:
         if robots:
             self(*(np.repeat(array, robots, axis=0) for array in self._probe()))
 
+    def close(self) -> None:
+        """Nothing to end; for whoever does not know in which process a policy runs."""
+
     @property
     def provider(self) -> str:
         """The execution provider in use."""
@@ -196,8 +215,7 @@ class OnnxPolicy:
             PolicyError: The model failed, or answered with NaN or in another shape.
         """
         if len(values) == 0:
-            empty = np.zeros((0, MAX_ACTIONS), dtype=np.float32)
-            return PolicyOutput(empty, empty, empty[:, : self.layout.actions])
+            return PolicyOutput.of_nobody(self.layout.actions)
         try:
             logits, q = self._session.run(
                 ["logits", "q"], {"values": values, "valid": valid, "action_mask": action_mask}

@@ -1,8 +1,9 @@
 """Swap the policy of a running fleet, and go back to the one before if the new one fails.
 
 Files are checked when they are loaded; what shows only while driving is caught here: an inference that fails or
-answers with NaN on real observations, and one that is too slow for the control period. The decision in which that
-happens is taken by the policy before, so that no robot stops.
+answers with NaN on real observations, one that never returns, and one that is too slow for the control period. The
+decision in which that happens is taken by the policy before, so that no robot stops. While an answer is late, robots
+take their shortest ways (``stand_in.py``): nobody waits longer than a control period for a policy.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from marlgpt_policy.layout import TokenLayout
-from marlgpt_policy.policy import OnnxPolicy, PolicyError, PolicyOutput
+from marlgpt_policy.policy import OnnxPolicy, PolicyError, PolicyLate, PolicyOutput
+from marlgpt_policy.policy_process import Observed, PolicyProcess
+from marlgpt_policy.stand_in import shortest_ways
 
 PROBATION = 200
 """Decisions in which a new policy must be fast enough; later, a busy machine is to blame."""
@@ -27,6 +30,11 @@ KEPT = 64
 """Durations that the median of the policy before is taken over."""
 
 
+RECENT = 4
+"""Decisions whose observations are kept, to try the next policy out on."""
+Policy = OnnxPolicy | PolicyProcess
+
+
 class PolicySwap:
     """Stands where a policy stands and asks the one in use; see the module.
 
@@ -35,14 +43,17 @@ class PolicySwap:
         previous: The one before, kept to go back to; None if there is none (any more).
         rollbacks: How often it was gone back to [count].
         reason: Why, the last time; empty if never.
+        late: Decisions that a policy was too late for, so that the stand-in took them [count].
+        recent: Observations of the last decisions.
     """
 
     def __init__(
         self,
-        policy: OnnxPolicy,
+        policy: Policy,
         slowest: float,
         on_rollback: Callable[[str, str], None] = lambda failed, reason: None,
         clock: Callable[[], float] = time.perf_counter,
+        stand_in: Callable[[np.ndarray, np.ndarray, np.ndarray], PolicyOutput] = shortest_ways,
     ) -> None:
         """Begin with ``policy``.
 
@@ -51,21 +62,35 @@ class PolicySwap:
             slowest: Most seconds of an inference, the control period.
             on_rollback: Called with the failed policy's name and the reason.
             clock: Seconds, for durations.
+            stand_in: Decides for a policy that is late.
         """
-        self.current, self.previous = policy, None
-        self.rollbacks, self.reason = 0, ""
+        self.current: Policy = policy
+        self.previous: Policy | None = None
+        self.rollbacks, self.reason, self.late = 0, "", 0
+        self.recent: deque[Observed] = deque(maxlen=RECENT)
         self._slowest, self._on_rollback, self._clock = slowest, on_rollback, clock
+        self._stand_in = stand_in
         self._durations: deque[float] = deque(maxlen=KEPT)
         self._usual = 0.0  # s that the policy before took
         self._slow = 0  # slow inferences in a row
         self._made = 0  # decisions of the current policy
 
-    def swap(self, policy: OnnxPolicy) -> None:
-        """Decide with ``policy`` from the next decision on; the one in use is kept."""
+    def swap(self, policy: Policy) -> None:
+        """Decide with ``policy`` from the next decision on; the one in use is kept unless it cannot be asked."""
         self._usual = float(np.median(self._durations)) if self._durations else 0.0
-        self.previous, self.current = self.current, policy
+        before, self.previous, self.current = self.previous, self.current, policy
+        if not self.previous.alive:
+            self.previous = None
+        if before is not None:
+            before.close()
         self._durations.clear()
         self._slow = self._made = 0
+
+    def close(self) -> None:
+        """End the processes of all policies; nothing can be decided any more."""
+        for policy in (self.current, self.previous):
+            if policy is not None:
+                policy.close()
 
     def __call__(self, values: np.ndarray, valid: np.ndarray, action_mask: np.ndarray) -> PolicyOutput:
         """Decide as :class:`~marlgpt_policy.policy.OnnxPolicy` does.
@@ -73,31 +98,39 @@ class PolicySwap:
         Raises:
             PolicyError: The policy failed and there is none to go back to, or that one failed, too.
         """
+        if len(values):
+            self.recent.append((values, valid, action_mask))
         started = self._clock()
         try:
             output = self.current(values, valid, action_mask)
+        except PolicyLate:
+            self.late += 1
+            self._time(self._clock() - started, late=True)
+            return self._stand_in(values, valid, action_mask)
         except PolicyError as error:
             if self.previous is None:
                 raise
             self._roll_back(str(error))
-            return self.current(values, valid, action_mask)
+            return self(values, valid, action_mask)
         if len(values):
             self._time(self._clock() - started)
         return output
 
-    def _time(self, seconds: float) -> None:
+    def _time(self, seconds: float, late: bool = False) -> None:
         """Note how long an inference took; go back after several slow ones of a new policy."""
         self._made += 1
-        self._durations.append(seconds)
+        if not late:
+            self._durations.append(seconds)
         if self.previous is None or self._made > PROBATION:
             return
-        slow = seconds > max(self._slowest, SLOWER * self._usual)
+        slow = late or seconds > max(self._slowest, SLOWER * self._usual)
         self._slow = self._slow + 1 if slow else 0
         if self._slow == SLOW_DECISIONS:
-            took = 1e3 * float(np.median(list(self._durations)[-SLOW_DECISIONS:]))
+            last = list(self._durations)[-SLOW_DECISIONS:]
+            took = f"{1e3 * float(np.median(last)):.0f} ms" if last and not late else "no answer in time"
             self._roll_back(
                 f"policy {self.current.path}: {SLOW_DECISIONS} inferences one after the other took too long, "
-                f"{took:.0f} ms, where {1e3 * self._slowest:.0f} ms are allowed and the policy before took "
+                f"{took}, where {1e3 * self._slowest:.0f} ms are allowed and the policy before took "
                 f"{1e3 * self._usual:.0f} ms; export a smaller model, or use a faster provider"
             )
 
@@ -107,6 +140,7 @@ class PolicySwap:
         self.reason = reason
         self._durations.clear()
         self._slow = 0
+        failed.close()
         self._on_rollback(failed.name, reason)
 
     @property

@@ -32,8 +32,8 @@ from marlgpt_policy import fleet_messages
 from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.fleet import Fleet, GoalError
 from marlgpt_policy.grid import NavGrid, build_grid
-from marlgpt_policy.layout import POGEMA_LAYOUT
-from marlgpt_policy.nodes import conversions, intake, parameters
+from marlgpt_policy.kernel_warmup import Kernels
+from marlgpt_policy.nodes import conversions, intake, parameters, policies
 from marlgpt_policy.nodes.health import Health
 from marlgpt_policy.nodes.journal import Journal, short
 from marlgpt_policy.nodes.markers import markers
@@ -43,8 +43,9 @@ from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf
 from marlgpt_policy.nodes.qos import LAST, LATCHED, RELIABLE
 from marlgpt_policy.nodes.wheels import Wheels
 from marlgpt_policy.occupancy import from_occupancy_grid
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy_process import PolicyProcess
 from marlgpt_policy.policy_swap import PolicySwap
+from marlgpt_policy.probes import sample
 
 FUTURE = 1.0
 """Seconds by which a pose's stamp may lie ahead of the node's clock; more is a clock that is set wrong."""
@@ -53,7 +54,7 @@ UNCONFIGURED = 2
 
 
 class FleetNode(LifecycleNode):
-    """``configure`` loads and checks the policy, ``activate`` starts driving once a map has come.
+    """``configure`` loads and tries out the policy and compiles; ``activate`` starts driving once a map has come.
 
     Attributes:
         settings: The parameters; None before they are read.
@@ -99,7 +100,7 @@ class FleetNode(LifecycleNode):
     # Transitions ----------------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Read parameters, load and check the policy, subscribe; fails with a reason in the log."""
+        """Read parameters, load and try out the policy, compile, subscribe; fails with a reason in the log."""
         try:
             settings = parameters.read(self)
             if not settings.robots:
@@ -108,10 +109,10 @@ class FleetNode(LifecycleNode):
                 )
             for robot in settings.robots_file.robots:
                 require_tf(robot)
-            policy = OnnxPolicy(
-                settings.policy, POGEMA_LAYOUT, tuple(settings.providers), settings.threads,
-                settings.policy_sha256,
-            )  # fmt: skip
+            policy = policies.start_policy(settings, settings.policy, settings.policy_sha256)
+            policy.wait_loaded(settings.policy_load_timeout)
+            self._kernels = Kernels(self.get_logger().info)
+            policy.try_out(sample(None, len(settings.robots)), settings.policy_load_timeout)
         except (ValueError, OSError) as error:
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
@@ -182,6 +183,7 @@ class FleetNode(LifecycleNode):
             self.destroy_publisher(publisher)
         self.destroy_subscription(self._map)
         self.destroy_service(self._grid)
+        self.policy.close()
         self.operator = self.fleet = self.grid = self.policy = None
         return TransitionCallbackReturn.SUCCESS
 
@@ -248,7 +250,7 @@ class FleetNode(LifecycleNode):
         for subscription in self._topics.pop(name, []):
             self.destroy_subscription(subscription)
 
-    def use_policy(self, policy: OnnxPolicy) -> None:
+    def use_policy(self, policy: PolicyProcess) -> None:
         """Decide with another policy from the next decision on; the one before comes back if it fails."""
         self.policy.swap(policy)
 
@@ -431,10 +433,29 @@ class FleetNode(LifecycleNode):
 
     def _publish_health(self) -> None:
         if self.fleet is not None:
+            self._watch_speed()
             now = self.now()
             listeners = self._heartbeat.get_subscription_count()
             self._diagnostics.publish(self._health.message(self.fleet, self._header(now), now, listeners))
             self._navigate.feedback(self.fleet)
+
+    def _watch_speed(self) -> None:
+        """Say which decisions the policy was too late for, and what was compiled while robots drove."""
+        missed = self.policy.late - self._health.late_decisions
+        self._health.late_decisions = self.policy.late
+        if missed > 0:
+            self.journal.repeat(
+                "warning", "late_policy", "policy_late",
+                f"policy {self.policy.name} did not answer in time, robots took their shortest ways; use a faster "
+                "provider or a smaller model, or lower 'control_rate'", decisions=missed,
+            )  # fmt: skip
+        compiled = self._kernels.news()
+        if compiled:
+            self.journal.write(
+                "warning",
+                "compiled_late",
+                f"compiled while robots drove, please report it: {', '.join(compiled)}",
+            )
 
 
 def settle_memory() -> None:
@@ -473,6 +494,8 @@ def main(args: list[str] | None = None) -> int:
         if node._active and rclpy.ok():
             node.stand()
             node.wheels.flush(0.5)
+        if node.policy is not None:
+            node.policy.close()
         node.destroy_node()
         rclpy.try_shutdown()
     return code

@@ -39,6 +39,7 @@ class Health:
     Attributes:
         late: Control periods that began late.
         latest: The longest time between two of them, s.
+        late_decisions: Decisions that the policy was too late for.
         rollbacks, rollback_reason: How often a policy failed and the one before came back, and why the last time.
     """
 
@@ -48,6 +49,7 @@ class Health:
         self._decision_ms: deque[float] = deque(maxlen=WINDOW)
         self.late, self.latest = 0, 0.0
         self._needing: dict[str, Status] = {}
+        self.late_decisions = 0
         self.rollbacks, self.rollback_reason = 0, ""
 
     def tick(self, elapsed: float) -> None:
@@ -99,6 +101,7 @@ class Health:
             "provider": fleet.policy.provider,
             "policy": fleet.policy.name,
             "policy_sha256": fleet.policy.sha256,
+            "late_decisions": self.late_decisions,
             "policy_rollbacks": self.rollbacks,
             "policy_rollback_reason": self.rollback_reason or "none",
             "execution": fleet.config.execution,

@@ -13,12 +13,12 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from marlgpt_policy.fleet import Fleet
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.nodes import policies
 from marlgpt_policy.nodes.journal import short
 from marlgpt_policy.nodes.parameters import LONGEST_NAME, check_names
 from marlgpt_policy.nodes.poses import require_tf
 from marlgpt_policy.nodes.qos import RELIABLE
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.probes import sample
 
 if TYPE_CHECKING:
     from marlgpt_policy.nodes.fleet_node import FleetNode
@@ -196,7 +196,7 @@ class Operator:
     # Policies -------------------------------------------------------------------------------------------
 
     async def _load_policy(self, request: LoadPolicy.Request, response: LoadPolicy.Response):
-        """Load and check the file on a thread of its own while control periods go on; swap between two of them."""
+        """Load and try out the file in a process of its own while control periods go on; swap between two of them."""
         node = self._node
         try:
             if self._loading:
@@ -211,6 +211,7 @@ class Operator:
             finally:
                 self._loading = False
             if node.operator is not self:
+                policy.close()
                 raise ValueError("the node was cleaned up meanwhile")
             node.use_policy(policy)
             response.success = True
@@ -226,15 +227,17 @@ class Operator:
         return response
 
     def _loaded(self, path: str, sha256: str) -> Future:
+        """What a thread finds out that waits for the process: the policy, or why there is none."""
         node = self._node
         future, settings = Future(executor=node.executor), node.settings
-        robots = len(node.names)
+        robots, seen = len(node.names), list(node.policy.recent)
+        moves = None if node.grid is None else node.grid.moves
+        policy = policies.start_policy(settings, path, sha256)
 
         def load() -> None:
             try:
-                policy = OnnxPolicy(path, POGEMA_LAYOUT, tuple(settings.providers), settings.threads, sha256)
-                policy.warm_up(robots)
-                future.set_result(policy)
+                batches = [*seen, *sample(moves, robots), *sample(None, robots)]
+                future.set_result(policies.finish(policy, batches, settings.policy_load_timeout))
             except Exception as error:  # whatever it is, it belongs to who waits for the file
                 future.set_exception(error if isinstance(error, ValueError) else ValueError(repr(error)))
 

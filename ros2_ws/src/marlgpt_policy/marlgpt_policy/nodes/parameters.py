@@ -45,6 +45,15 @@ PARAMETERS: dict[str, Spec] = {
     "policy_sha256": Spec("", "SHA-256 that the policy file must have; empty: the hash is only logged."),
     "require_policy_hash": Spec(False, "Whether fleet/load_policy refuses files without a hash to check."),
     "providers": Spec(list(PROVIDERS), "ONNX Runtime execution providers, best first."),
+    "policy_load_timeout": Spec(
+        120.0, "Seconds in which a policy file must be loaded and tried out; else it is refused.", 0.1, 3600.0
+    ),
+    "decision_timeout": Spec(
+        2.0,
+        "Seconds after which a policy that has not decided is ended; until then others decide.",
+        0.1,
+        60.0,
+    ),
     "threads": Spec(1, "CPU threads of one inference; 0 lets ONNX Runtime choose.", 0, 256),
     "map_frame": Spec("map", "Frame of the map, the poses and the goals."),
     "radius": Spec(0.22, "Radius in m of the disc that contains any robot of the fleet.", 0.01, 10.0),

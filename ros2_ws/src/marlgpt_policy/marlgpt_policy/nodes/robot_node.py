@@ -27,9 +27,9 @@ from std_srvs.srv import Trigger
 
 from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.grid import build_grid
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.kernel_warmup import Kernels
 from marlgpt_policy.lone import Lone, LoneConfig
-from marlgpt_policy.nodes import conversions, intake, parameters
+from marlgpt_policy.nodes import conversions, intake, parameters, policies
 from marlgpt_policy.nodes.journal import short
 from marlgpt_policy.nodes.parameters import LONGEST_NAME, Spec
 from marlgpt_policy.nodes.peer_messages import cells_around, read_state, write_state
@@ -38,7 +38,9 @@ from marlgpt_policy.nodes.qos import LATCHED, RELIABLE
 from marlgpt_policy.nodes.wheels import Wheels
 from marlgpt_policy.occupancy import from_occupancy_grid
 from marlgpt_policy.peer_state import Rules, State
-from marlgpt_policy.policy import OnnxPolicy, PolicyError
+from marlgpt_policy.policy import PolicyError
+from marlgpt_policy.policy_swap import PolicySwap
+from marlgpt_policy.probes import sample
 
 PEERS = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
 OWN_PARAMETERS: dict[str, Spec] = {
@@ -67,7 +69,7 @@ class RobotNode(Node):
     """Waits for a map and a pose, joins the other robots, and drives to the goals that its robot is given."""
 
     def __init__(self, **options) -> None:
-        """Read the parameters, load the policy and subscribe.
+        """Read the parameters, load and try out the policy, compile, and subscribe.
 
         Raises:
             ValueError: A parameter or the policy file is wrong; the message names it.
@@ -84,9 +86,12 @@ class RobotNode(Node):
             raise ValueError(f"parameter 'name' is '{self.own['name']}'; it must be one of robots: {names}")
         self.entry = self.settings.robots_file[self.robot.name]
         require_tf(self.entry)
-        self.policy = OnnxPolicy(
-            self.settings.policy, POGEMA_LAYOUT, tuple(self.settings.providers), self.settings.threads
-        )
+        policy = policies.start_policy(self.settings, self.settings.policy, self.settings.policy_sha256)
+        policy.wait_loaded(self.settings.policy_load_timeout)
+        self._kernels = Kernels(self.get_logger().info)
+        policy.try_out(sample(None, 1), self.settings.policy_load_timeout)
+        self.policy = PolicySwap(policy, 1.0 / self.settings.control_rate)
+        self._late = 0  # decisions that it was too late for, as far as told
         self.lone: Lone | None = None
         self.rejected = 0
         self._stopped = ""  # why, while it is; outlives maps
@@ -320,10 +325,25 @@ class RobotNode(Node):
         """Command a standstill."""
         self._send_command(np.zeros(3), self.now())
 
+    def _watch_speed(self) -> None:
+        """Say which decisions the policy was too late for, and what was compiled while the robot drove."""
+        if self.policy.late > self._late:
+            missed, self._late = self.policy.late - self._late, self.policy.late
+            self._warn(
+                "late",
+                f"policy {self.policy.name} was too late for {missed} decisions; took the shortest way",
+            )
+        compiled = self._kernels.news()
+        if compiled:
+            self.get_logger().warning(
+                f"compiled while the robot drove, please report it: {', '.join(compiled)}"
+            )
+
     def _publish_state(self) -> None:
         lone = self.lone
         if lone is None:
             return
+        self._watch_speed()
         now = self.now()
         status, detail = lone.status(now)
         message = RobotState(
@@ -362,6 +382,7 @@ def main(args: list[str] | None = None) -> int:
     finally:
         if rclpy.ok():
             node.stop_wheels()
+        node.policy.close()
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
