@@ -9,9 +9,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from marlgpt_policy import clearance as clearance_module
+from marlgpt_policy import grid as grid_module
 from marlgpt_policy.draw import draw_grid
 from marlgpt_policy.geometry import rotate
-from marlgpt_policy.grid import NavGrid, build_grid, lattice_clearance, smallest_cell_size
+from marlgpt_policy.grid import (
+    ROUNDING,
+    NavGrid,
+    _clear_run,
+    build_grid,
+    clear_points,
+    lattice_clearance,
+    smallest_cell_size,
+)
 from marlgpt_policy.occupancy import MapError, OccupancyMap, load_map_yaml
 from PIL import Image
 
@@ -300,3 +310,42 @@ def test_picture_shows_cells_robots_and_goals(tmp_path):
     assert tuple(full[y + 30, x]) == (26, 152, 80)
     with pytest.raises(ValueError, match=r"goals must be float\[n, 2\]"):
         draw_grid(occupancy_map, grid, tmp_path / "no.png", goals=np.zeros(2))
+
+
+@given(
+    obstacle=arrays(np.bool_, st.tuples(st.integers(1, 30), st.integers(1, 9))),
+    division=st.integers(1, 3),
+    needed=st.floats(0.01, 2.0),
+    band=st.integers(1, 60),
+)
+@settings(max_examples=150, deadline=None)
+def test_clear_points_are_the_same_in_bands_of_any_height(obstacle, division, needed, band):
+    whole = lattice_clearance(obstacle, 0.1, division)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid_module, "BAND", band)
+        patch.setattr(clearance_module, "BAND", band)
+        clear, widest = clear_points(obstacle, 0.1, division, needed)
+    assert (clear == (whole >= needed - ROUNDING)).all()
+    assert widest == whole.max() or (clear.any() and widest >= needed - ROUNDING)
+
+
+@given(
+    clear=arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))),
+    steps=st.integers(1, 6),
+    axis=st.integers(0, 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_runs_are_where_all_points_ahead_are_clear(clear, steps, axis):
+    runs = _clear_run(clear, steps, axis)
+    for i, j in np.ndindex(clear.shape):
+        ahead = clear[i, j : j + steps + 1] if axis else clear[i : i + steps + 1, j]
+        assert runs[i, j] == (len(ahead) == steps + 1 and ahead.all())
+
+
+def test_centres_are_made_once_and_cannot_be_changed():
+    grid = NavGrid.from_cells(np.ones((3, 4), dtype=bool), 0.7)
+    assert grid.centres() is grid.centres() and grid.centres().shape == (3, 4, 2)
+    cells = np.argwhere(grid.free)
+    assert (grid.centres()[cells[:, 0], cells[:, 1]] == grid.centre(cells)).all()
+    with pytest.raises(ValueError, match="read-only"):
+        grid.centres()[0, 0] = 1.0

@@ -120,8 +120,8 @@ def test_palette_and_one_bit_images(tmp_path):
         ({"image": None}, "'image' must name"),
         ({"image": "none.pgm"}, "none.pgm, which does not exist"),
         ({"resolution": None}, "'resolution' is missing"),
-        ({"resolution": 0}, "'resolution' must be above 0"),
-        ({"resolution": -0.05}, "'resolution' must be above 0"),
+        ({"resolution": 0}, "'resolution' must be 0.001 to 10 m"),
+        ({"resolution": -0.05}, "'resolution' must be 0.001 to 10 m"),
         ({"resolution": math.nan}, "'resolution' must be a finite number"),
         ({"resolution": True}, "'resolution' must be a finite number"),
         ({"resolution": "coarse"}, "'resolution' must be a finite number.*coarse"),
@@ -166,8 +166,12 @@ def test_files_that_hold_no_settings(tmp_path, text):
 def test_missing_yaml_folder_and_binary(tmp_path):
     with pytest.raises(MapError, match="no such map file"):
         load_map_yaml(tmp_path / "none.yaml")
-    with pytest.raises(MapError, match="cannot be read as text"):
-        load_map_yaml(tmp_path)
+    for path in (tmp_path, "/dev/zero"):  # the latter never ends
+        with pytest.raises(MapError, match="is no file"):
+            load_map_yaml(path)
+    (tmp_path / "long.yaml").write_bytes(b"#" * (occupancy.LARGEST_SETTINGS + 1))
+    with pytest.raises(MapError, match="has more than 65536 bytes"):
+        load_map_yaml(tmp_path / "long.yaml")
     (tmp_path / "image.pgm").write_bytes(b"P5 1 1 255 \xff\xfe")
     with pytest.raises(MapError, match="not the image"):
         load_map_yaml(tmp_path / "image.pgm")
@@ -292,3 +296,42 @@ def test_saving_needs_a_folder_and_a_yaml_name(tmp_path):
         save_map_yaml(built, tmp_path / "none" / "map.yaml")
     with pytest.raises(MapError, match="ends in .yaml"):
         save_map_yaml(built, tmp_path / "map.pgm")
+
+
+@pytest.mark.parametrize("resolution", [1e300, 1e-300, -0.05, math.inf, math.nan, 10.1, 0.0009])
+def test_a_resolution_that_no_map_has_is_refused_everywhere(tmp_path, resolution):
+    empty = np.zeros((2, 2), dtype=bool)
+    with pytest.raises(MapError, match="resolution must be 0.001 to 10 m per pixel"):
+        OccupancyMap(empty, empty, resolution, (0.0, 0.0, 0.0))
+    with pytest.raises(MapError, match="info.resolution must be 0.001 to 10"):
+        from_occupancy_grid(message([0] * 4, 2, 2, resolution))
+    save_map_yaml(OccupancyMap(empty, empty, 0.05, (0.0, 0.0, 0.0)), tmp_path / "map.yaml")
+    text = (tmp_path / "map.yaml").read_text().replace("0.05", str(resolution))
+    (tmp_path / "map.yaml").write_text(text)
+    with pytest.raises(MapError, match="'resolution' must be"):
+        load_map_yaml(tmp_path / "map.yaml")
+
+
+@pytest.mark.parametrize("origin", [(1e300, 0, 0), (0, -2e6, 0), (0, 0, 1e9)])
+def test_an_origin_beyond_the_earth_is_refused(origin):
+    empty = np.zeros((2, 2), dtype=bool)
+    with pytest.raises(MapError, match="origin must be within 1000000 m"):
+        OccupancyMap(empty, empty, 0.05, origin)
+
+
+@pytest.mark.parametrize("mode", ["trinary", "scale", "raw"])
+@pytest.mark.parametrize("kind", ["L", "LA", "RGB", "RGBA", "P", "1", "I;16"])
+def test_images_are_read_alike_in_bands_of_any_height(tmp_path, monkeypatch, mode, kind):
+    random = np.random.default_rng(0)
+    image = Image.fromarray(random.integers(0, 256, (13, 7, 4), dtype=np.uint8), "RGBA")
+    if kind == "I;16":
+        image = Image.fromarray(random.integers(0, 65536, (13, 7), dtype=np.uint16))
+    elif kind != "RGBA":
+        image = image.convert("RGB").convert(kind) if kind in ("P", "1") else image.convert(kind)
+    image.save(tmp_path / "map.png")
+    settings = {**GOOD, "image": "map.png", "mode": mode}
+    (tmp_path / "map.yaml").write_text(yaml.safe_dump(settings))
+    whole = load_map_yaml(tmp_path / "map.yaml")
+    monkeypatch.setattr(occupancy, "BAND", 14)
+    parts = load_map_yaml(tmp_path / "map.yaml")
+    assert (whole.occupied == parts.occupied).all() and (whole.unknown == parts.unknown).all()

@@ -19,7 +19,7 @@ MOVE_OFFSETS = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], dtype=np.int
 def _breadth_first(moves: np.ndarray, row: int, column: int) -> np.ndarray:
     rows, columns = moves.shape[0], moves.shape[1]
     cost = np.full((rows, columns), UNREACHABLE, dtype=np.int32)
-    queue = np.empty(rows * columns, dtype=np.int64)
+    queue = np.empty(rows * columns, dtype=np.int32)  # of cells; there are fewer than 2**31
     cost[row, column] = 0
     queue[0] = row * columns + column
     head, tail = 0, 1
@@ -83,7 +83,7 @@ class CostToGo:
     """Cost-to-go fields of one grid, least recently used goals dropped first.
 
     Args:
-        moves: bool[R, C, 5], the edges of the grid; copied, so later changes have no effect.
+        moves: bool[R, C, 5], the edges of the grid; copied unless read-only, so later changes have no effect.
         capacity: largest number of fields kept; one field takes `4 * R * C` bytes.
 
     Raises:
@@ -94,7 +94,8 @@ class CostToGo:
         """Copy the edge set and start with no field."""
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1 field, got {capacity}")
-        self._moves = _checked_moves(moves).copy()
+        moves = _checked_moves(moves)
+        self._moves = moves.copy() if moves.flags.writeable else moves
         self._capacity = int(capacity)
         self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
 

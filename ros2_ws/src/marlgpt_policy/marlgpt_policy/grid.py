@@ -15,8 +15,8 @@ from functools import cached_property
 
 import numba
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
+from marlgpt_policy.clearance import BAND, squared_distances
 from marlgpt_policy.cost_to_go import MOVE_OFFSETS
 from marlgpt_policy.geometry import rotate
 from marlgpt_policy.occupancy import MapError, OccupancyMap
@@ -68,7 +68,7 @@ class NavGrid:
             raise ValueError(f"moves must be bool{[*free.shape, 5]}, got {moves.dtype}{list(moves.shape)}")
         if np.any(moves[..., 0] != free):
             raise ValueError("moves[..., 0] must equal free")
-        if np.any(moves & ~_neighbour_moves(free)):
+        if not _within(moves, free):
             raise ValueError("moves lead into blocked cells or out of the grid")
         if np.any(moves[1:, :, 1] != moves[:-1, :, 2]) or np.any(moves[:, 1:, 3] != moves[:, :-1, 4]):
             raise ValueError("moves must be symmetric: up of a cell is down of the one above, left of right")
@@ -111,9 +111,19 @@ class NavGrid:
         return rotate(local, self.origin[2]) + self.origin[:2]
 
     def centres(self) -> np.ndarray:
-        """Return float64[R, C, 2], the centres (x, y) in m of all cells."""
+        """Return float64[R, C, 2], the centres (x, y) in m of all cells; read-only, made once."""
+        return self._centres
+
+    @cached_property
+    def _centres(self) -> np.ndarray:
         rows, cols = self.free.shape
-        return self.centre(np.stack(np.meshgrid(range(rows), range(cols), indexing="ij"), axis=-1))
+        centres = np.empty((rows, cols, 2))
+        cells = np.stack([np.zeros(cols, np.int64), np.arange(cols)], axis=-1)
+        for row in range(rows):
+            cells[:, 0] = row
+            centres[row] = self.centre(cells)
+        centres.flags.writeable = False
+        return centres
 
     def cell_of(self, xy: np.ndarray) -> np.ndarray:
         """Return int64[..., 2], the cell (row, column) whose centre is nearest to xy float[..., 2] in m.
@@ -147,8 +157,7 @@ class NavGrid:
         sizes = np.bincount(labels[labels >= 0], minlength=count)
         rank = np.empty(count, dtype=np.int32)
         rank[np.argsort(-sizes, kind="stable")] = np.arange(count, dtype=np.int32)
-        components = np.full(self.shape, -1, dtype=np.int32)
-        components[self.free] = rank[labels[self.free]]
+        components = np.append(rank, np.int32(-1))[labels]  # -1 is the last
         components.flags.writeable = False
         return components
 
@@ -219,11 +228,9 @@ def build_grid(
     division, steps = _lattice(occupancy_map, radius, margin, cell_size)
     obstacle = occupancy_map.occupied if unknown_is_free else occupancy_map.occupied | occupancy_map.unknown
     step = occupancy_map.resolution / division
-    clearance = lattice_clearance(obstacle, occupancy_map.resolution, division)
     needed = radius + margin / 2.0
-    clear = clearance >= needed - ROUNDING
+    clear, widest = clear_points(obstacle, occupancy_map.resolution, division, needed)
     if not clear.any():
-        widest = float(clearance.max())
         fits = f"a radius up to {widest - margin / 2.0:.3f} m" if widest > margin / 2.0 else "no radius"
         raise MapError(
             f"no cell is free for radius {radius} m and margin {margin} m: that needs {needed:.3f} m to the "
@@ -251,13 +258,55 @@ def build_grid(
     )
 
 
-def lattice_clearance(obstacle: np.ndarray, resolution: float, division: int = 1) -> np.ndarray:
+def clear_points(
+    obstacle: np.ndarray, resolution: float, division: int, needed: float
+) -> tuple[np.ndarray, float]:
+    """Return which lattice points are at least ``needed`` m away from every obstacle, and the largest clearance.
+
+    Works band by band: what is further away from a band than ``needed`` decides nothing in it.
+
+    Args:
+        obstacle: bool[H, W], pixels as closed squares; everything outside the image is an obstacle too.
+        resolution: edge of a pixel, m.
+        division: lattice steps per pixel, k.
+        needed: clearance, m.
+
+    Returns:
+        bool[H * k + 1, W * k + 1], and the largest clearance in m, exact if it is below ``needed``.
+    """
+    height, width = obstacle.shape
+    clear = np.empty((height * division + 1, width * division + 1), dtype=bool)
+    halo = math.ceil(needed / resolution) + 1
+    band = max(1, BAND // (width * division * division + 1))
+    widest = 0.0
+    for top in range(0, height, band):
+        first, last = max(0, top - halo), min(height, top + band + halo)
+        clearance = lattice_clearance(obstacle[first:last], resolution, division, first > 0, last < height)
+        begin, end = (
+            top * division,
+            (height * division + 1 if top + band >= height else (top + band) * division),
+        )
+        part = clearance[begin - first * division : end - first * division]
+        np.greater_equal(part, needed - ROUNDING, out=clear[begin:end])
+        widest = max(widest, float(part.max()))
+    return clear, widest
+
+
+def lattice_clearance(
+    obstacle: np.ndarray,
+    resolution: float,
+    division: int = 1,
+    more_below: bool = False,
+    more_above: bool = False,
+) -> np.ndarray:
     """Return the exact distance in m from every lattice point to the nearest obstacle.
 
     Args:
         obstacle: bool[H, W], pixels as closed squares; everything outside the image is an obstacle too.
         resolution: edge of a pixel, m.
         division: lattice steps per pixel, k.
+        more_below: whether the image is a part, below whose row 0 there is more that decides nothing.
+        more_above: the same for the last row.
 
     Returns:
         float64[H * k + 1, W * k + 1]; point (i, j) lies at (j, i) * resolution / k from the image's lower
@@ -265,10 +314,11 @@ def lattice_clearance(obstacle: np.ndarray, resolution: float, division: int = 1
     """
     height, width = obstacle.shape
     clear = np.zeros((height * division + 1, width * division + 1), dtype=bool)
+    clear[0, 1:-1], clear[-1, 1:-1] = more_below, more_above
     fine = np.repeat(np.repeat(~obstacle, division, axis=0), division, axis=1)
     # A lattice point is clear of the closed squares if all four lattice squares around it are.
     clear[1:-1, 1:-1] = fine[:-1, :-1] & fine[1:, :-1] & fine[:-1, 1:] & fine[1:, 1:]
-    return distance_transform_edt(clear) * (resolution / division)
+    return np.sqrt(squared_distances(clear).astype(float)) * (resolution / division)
 
 
 def _lattice(
@@ -297,6 +347,18 @@ def _lattice(
     )
 
 
+def _within(moves: np.ndarray, free: np.ndarray) -> bool:
+    """Return whether no move leads into a blocked cell or out of the grid."""
+    inside = free[1:] & free[:-1]
+    if np.any(moves[0, :, 1]) or np.any(moves[-1, :, 2]) or np.any(moves[1:, :, 1] > inside):
+        return False
+    if np.any(moves[:-1, :, 2] > inside):
+        return False
+    inside = free[:, 1:] & free[:, :-1]
+    outside = np.any(moves[:, 0, 3]) or np.any(moves[:, -1, 4])
+    return not (outside or np.any(moves[:, 1:, 3] > inside) or np.any(moves[:, :-1, 4] > inside))
+
+
 def _neighbour_moves(free: np.ndarray) -> np.ndarray:
     """Return bool[R, C, 5], moves between all neighbouring free cells."""
     moves = np.zeros((*free.shape, 5), dtype=bool)
@@ -313,19 +375,20 @@ def _pair(edges: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _clear_run(clear: np.ndarray, steps: int, axis: int) -> np.ndarray:
     """Return whether a point and the next `steps` points along an axis are all clear, in its shape."""
-    blocked = np.cumsum(~clear, axis=axis, dtype=np.int32)
-    blocked = np.insert(blocked, 0, 0, axis=axis)
-    length = clear.shape[axis]
     runs = np.zeros(clear.shape, dtype=bool)
-    if length <= steps:
-        return runs
-    starts, ends = np.arange(length - steps), np.arange(steps + 1, length + 1)
-    within = np.take(blocked, ends, axis=axis) == np.take(blocked, starts, axis=axis)
-    if axis == 1:
-        runs[:, : length - steps] = within
-    else:
-        runs[: length - steps] = within
+    _find_runs(clear if axis == 1 else clear.T, steps, runs if axis == 1 else runs.T)
     return runs
+
+
+@numba.njit(cache=True)
+def _find_runs(clear: np.ndarray, steps: int, runs: np.ndarray) -> None:
+    """Set runs[i, j] where clear[i, j : j + steps + 1] lies within the array and is all True."""
+    lines, length = clear.shape
+    ahead = np.zeros(lines, dtype=np.int32)  # clear points from here on, in each line
+    for j in range(length - 1, -1, -1):
+        for i in range(lines):
+            ahead[i] = ahead[i] + 1 if clear[i, j] else 0
+            runs[i, j] = ahead[i] > steps
 
 
 @numba.njit(cache=True)
@@ -335,7 +398,7 @@ def _score_offsets(
     """Return int64[steps, steps] largest component and number of edges for every offset of the grid."""
     height, width = clear.shape
     seen = np.zeros((height, width), dtype=np.bool_)
-    stack = np.empty((height * width // max(1, steps * steps) + height + width + 1, 2), dtype=np.int64)
+    stack = np.empty(height * width // max(1, steps * steps) + height + width + 1, dtype=np.int32)
     sizes = np.zeros((steps, steps), dtype=np.int64)
     edges = np.zeros((steps, steps), dtype=np.int64)
     for i in range(height):
@@ -347,11 +410,11 @@ def _score_offsets(
             if seen[i, j]:
                 continue
             seen[i, j] = True
-            stack[0] = i, j
+            stack[0] = i * width + j
             depth, size = 1, 0
             while depth > 0:
                 depth -= 1
-                y, x = stack[depth]
+                y, x = stack[depth] // width, stack[depth] % width
                 size += 1
                 for move in range(4):
                     if move == 0:
@@ -364,7 +427,7 @@ def _score_offsets(
                         ok, y2, x2 = y >= steps and up[y - steps, x], y - steps, x
                     if ok and not seen[y2, x2]:
                         seen[y2, x2] = True
-                        stack[depth] = y2, x2
+                        stack[depth] = y2 * width + x2
                         depth += 1
             sizes[a, b] = max(sizes[a, b], size)
     return sizes, edges
@@ -375,23 +438,23 @@ def _label(moves: np.ndarray) -> tuple[np.ndarray, int]:
     """Return int32[R, C] component numbers in reading order (-1 blocked) and their count."""
     rows, columns = moves.shape[0], moves.shape[1]
     labels = np.full((rows, columns), -1, dtype=np.int32)
-    stack = np.empty((rows * columns, 2), dtype=np.int64)
+    stack = np.empty(rows * columns, dtype=np.int32)
     count = 0
     for r in range(rows):
         for c in range(columns):
             if not moves[r, c, 0] or labels[r, c] >= 0:
                 continue
             labels[r, c] = count
-            stack[0] = r, c
+            stack[0] = r * columns + c
             depth = 1
             while depth > 0:
                 depth -= 1
-                y, x = stack[depth]
+                y, x = stack[depth] // columns, stack[depth] % columns
                 for move in range(1, 5):
                     y2, x2 = y + MOVE_OFFSETS[move, 0], x + MOVE_OFFSETS[move, 1]
                     if moves[y, x, move] and labels[y2, x2] < 0:
                         labels[y2, x2] = count
-                        stack[depth] = y2, x2
+                        stack[depth] = y2 * columns + x2
                         depth += 1
             count += 1
     return labels, count

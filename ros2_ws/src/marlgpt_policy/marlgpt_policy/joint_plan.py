@@ -11,6 +11,7 @@ it have left that cell, so that nobody waits for the slowest. Its moves are prop
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numba
 import numpy as np
@@ -122,7 +123,6 @@ class JointPlans:
     Attributes:
         plan: The plan under way, or None.
         count: Plans made so far.
-        near: int32[cells, 5], see ``lacam.neighbour_table``.
     """
 
     def __init__(self, costs: CostToGo) -> None:
@@ -130,9 +130,13 @@ class JointPlans:
         self.plan: JointPlan | None = None
         self.count = 0
         self._costs = costs
-        self.near = neighbour_table(costs.moves)
         self._columns = costs.moves.shape[1]
         self._tried, self._pause = -np.inf, PAUSE
+
+    @cached_property
+    def near(self) -> np.ndarray:
+        """int32[cells, 5], see ``lacam.neighbour_table``; made when first needed, as it is large on large maps."""
+        return neighbour_table(self._costs.moves)
 
     def propose(
         self,

@@ -19,6 +19,18 @@ from marlgpt_policy.geometry import tilt_of, yaw_of
 LARGEST_IMAGE = 64_000_000
 """Pixels; a larger image is refused before it is decoded."""
 
+LARGEST_SETTINGS = 65_536
+"""Bytes of a map's YAML file."""
+
+BAND = 1_000_000
+"""Pixels of an image that are converted at a time: brightness takes 8 to 40 bytes each."""
+
+RESOLUTIONS = (1e-3, 10.0)
+"""Metres: the finest and the coarsest pixel of a map."""
+
+FARTHEST = 1e6
+"""Metres from the frame's origin beyond which a map's origin is a mistake."""
+
 OCCUPIED_FROM = 65
 """Occupancy (0..100) from which a pixel is an obstacle, as map_saver's `occupied_thresh`."""
 
@@ -80,10 +92,7 @@ class OccupancyMap:
             raise MapError(f"occupied is {self.occupied.shape} but unknown is {self.unknown.shape} pixels")
         if np.any(self.occupied & self.unknown):
             raise MapError("a pixel cannot be occupied and unknown at once; clear one of both")
-        if not (math.isfinite(self.resolution) and self.resolution > 0.0):
-            raise MapError(f"resolution must be a positive number of metres, got {self.resolution}")
-        if len(self.origin) != 3 or not all(math.isfinite(value) for value in self.origin):
-            raise MapError(f"origin must be three finite numbers (x, y, yaw), got {self.origin}")
+        _check_place(self.resolution, self.origin, "resolution", "origin")
         object.__setattr__(self, "resolution", float(self.resolution))
         object.__setattr__(self, "origin", tuple(float(value) for value in self.origin))
 
@@ -111,8 +120,6 @@ def load_map_yaml(path: str | Path) -> OccupancyMap:
             f"{path}: 'image' must name the image file, got {short(image)}; add e.g. 'image: map.pgm'"
         )
     resolution = _number(path, settings, "resolution", "metres per pixel, e.g. 0.05")
-    if resolution <= 0.0:
-        raise MapError(f"{path}: 'resolution' must be above 0 m per pixel, got {resolution}")
     occupied_thresh = _threshold(path, settings, "occupied_thresh", 0.65)
     free_thresh = _threshold(path, settings, "free_thresh", 0.25)
     if free_thresh >= occupied_thresh:
@@ -125,22 +132,37 @@ def load_map_yaml(path: str | Path) -> OccupancyMap:
         raise MapError(f"{path}: 'mode' must be one of {', '.join(MODES)}, got {short(mode)}")
     negate = _negate(path, settings)
     origin = _origin(path, settings)
-    shade, alpha = _read_image(path.parent / image, path)
-    if mode == "trinary" and alpha is not None:
-        shade = (3.0 * shade + alpha) / 4.0  # map_server averages red, green, blue and alpha
-    occupancy = shade if negate else 1.0 - shade
-    if mode == "raw":
-        data = np.rint(shade * 255.0)
-        data[data > 100] = -1
-    else:
+    _check_place(resolution, origin, f"{path}: 'resolution'", f"{path}: 'origin'")
+    rules = _Rules(mode, negate, occupied_thresh, free_thresh)
+    return _classified(_read_image(path.parent / image, path, rules)[::-1], resolution, origin, "map")
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What map_server makes of a pixel."""
+
+    mode: str
+    negate: bool
+    occupied_thresh: float
+    free_thresh: float
+
+    def occupancy(self, shade: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+        """float64[H, W], 0..100 or -1 for unknown, of brightness and alpha float64[H, W] in 0..1."""
+        if self.mode == "raw":
+            data = np.rint(shade * 255.0)
+            data[data > 100] = -1
+            return data
+        if self.mode == "trinary" and alpha is not None:
+            shade = (3.0 * shade + alpha) / 4.0  # map_server averages red, green, blue and alpha
+        occupied = shade if self.negate else 1.0 - shade
         data = np.full(shape=shade.shape, fill_value=-1.0)
-        if mode == "scale":
-            data = np.rint((occupancy - free_thresh) / (occupied_thresh - free_thresh) * 100.0)
-        data[occupancy > occupied_thresh] = 100
-        data[occupancy < free_thresh] = 0
-        if mode == "scale" and alpha is not None:
+        if self.mode == "scale":
+            data = np.rint((occupied - self.free_thresh) / (self.occupied_thresh - self.free_thresh) * 100.0)
+        data[occupied > self.occupied_thresh] = 100
+        data[occupied < self.free_thresh] = 0
+        if self.mode == "scale" and alpha is not None:
             data[alpha < 1.0] = -1
-    return _classified(data[::-1].astype(np.int8), resolution, origin, "map")
+        return data
 
 
 def from_occupancy_grid(msg: Any) -> OccupancyMap:
@@ -169,18 +191,15 @@ def from_occupancy_grid(msg: Any) -> OccupancyMap:
             f"OccupancyGrid data holds {data.size} values but info.width * info.height is "
             f"{width} * {height} = {width * height}"
         )
-    wrong = np.flatnonzero(~((data >= -1) & (data <= 100)))
-    if wrong.size:
-        raise MapError(
-            f"OccupancyGrid data[{wrong[0]}] is {data[wrong[0]]}; values are -1 (unknown) or 0..100"
-        )
+    right = (data >= -1) & (data <= 100)
+    if not right.all():
+        wrong = int(np.argmin(right))
+        raise MapError(f"OccupancyGrid data[{wrong}] is {data[wrong]}; values are -1 (unknown) or 0..100")
     resolution = float(info.resolution)
-    if not (math.isfinite(resolution) and resolution > 0.0):
-        raise MapError(f"OccupancyGrid info.resolution must be a positive number of metres, got {resolution}")
     position, orientation = info.origin.position, info.origin.orientation
     x, y = float(position.x), float(position.y)
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise MapError(f"OccupancyGrid info.origin.position must be finite, got ({x}, {y})")
+    where = "OccupancyGrid info"
+    _check_place(resolution, (x, y, 0.0), f"{where}.resolution", f"{where}.origin.position")
     quaternion = (orientation.x, orientation.y, orientation.z, orientation.w)
     try:
         yaw, tilt = yaw_of(quaternion), tilt_of(quaternion)
@@ -240,13 +259,37 @@ def _classified(
     data: np.ndarray, resolution: float, origin: tuple[float, float, float], frame_id: str
 ) -> OccupancyMap:
     occupied = data >= OCCUPIED_FROM
-    free = (data >= 0) & (data <= FREE_UP_TO)
-    return OccupancyMap(occupied, ~occupied & ~free, resolution, origin, frame_id)
+    unknown = (data < 0) | (data > FREE_UP_TO)
+    unknown &= ~occupied
+    return OccupancyMap(occupied, unknown, resolution, origin, frame_id)
+
+
+def _check_place(
+    resolution: float, origin: tuple[float, float, float], resolution_name: str, origin_name: str
+) -> None:
+    """Raise ``MapError``, naming what was given, if a map cannot have this resolution or origin."""
+    low, high = RESOLUTIONS
+    if not low <= resolution <= high:  # NaN fails as well
+        raise MapError(f"{resolution_name} must be {low:g} to {high:g} m per pixel, got {resolution:g}")
+    if len(origin) != 3 or not all(math.isfinite(value) for value in origin):
+        raise MapError(f"{origin_name} must be three finite numbers (x, y, yaw), got {origin}")
+    if max(map(abs, origin)) > FARTHEST:
+        raise MapError(f"{origin_name} must be within {FARTHEST:.0f} m (and rad), got {origin}")
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.exists() and not path.is_file():
+            raise MapError(f"{path}: is no file; give the path of a map_server YAML file")
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_SETTINGS + 1)
+        if len(content) > LARGEST_SETTINGS:
+            raise MapError(
+                f"{path}: has more than {LARGEST_SETTINGS} bytes; give the YAML file, not the image"
+            )
+        text = content.decode("utf-8")
+    except MapError:
+        raise
     except FileNotFoundError:
         raise MapError(f"{path}: no such map file; give the path of a map_server YAML file") from None
     except (OSError, ValueError) as error:
@@ -305,8 +348,8 @@ def _origin(path: Path, settings: dict[str, Any]) -> tuple[float, float, float]:
     return numbers[0], numbers[1], numbers[2]
 
 
-def _read_image(path: Path, yaml_path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return brightness float64[H, W] in 0..1 and alpha float64[H, W] or None, row 0 at the top."""
+def _read_image(path: Path, yaml_path: Path, rules: _Rules) -> np.ndarray:
+    """Return occupancy int8[H, W], row 0 at the top."""
     if not os.path.isfile(path):  # Path.is_file raises for names that are too long
         raise MapError(
             f"{yaml_path}: 'image' names {path}, which does not exist; paths start at the YAML file"
@@ -318,7 +361,12 @@ def _read_image(path: Path, yaml_path: Path) -> tuple[np.ndarray, np.ndarray | N
                 if image.width * image.height > LARGEST_IMAGE:
                     raise _too_large(path, f"{image.width} x {image.height} pixels")
                 image.load()
-                return _brightness(image)
+                data = np.empty((image.height, image.width), dtype=np.int8)
+                rows = max(1, BAND // image.width)
+                for top in range(0, image.height, rows):
+                    part = image.crop((0, top, image.width, min(top + rows, image.height)))
+                    data[top : top + rows] = rules.occupancy(*_brightness(part))
+                return data
     except MapError:
         raise
     except Image.DecompressionBombError as error:
@@ -334,6 +382,7 @@ def _too_large(path: Path, size: str) -> MapError:
 
 
 def _brightness(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return brightness float64[H, W] in 0..1, and alpha float64[H, W] or None."""
     if image.mode.startswith("I"):  # 16 bit grey; Pillow scales a PGM's own maximum to 65535
         return np.asarray(image, dtype=np.float64) / 65535.0, None
     has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info

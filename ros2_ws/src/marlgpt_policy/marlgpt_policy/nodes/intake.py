@@ -10,11 +10,7 @@ from nav_msgs.msg import OccupancyGrid
 
 from marlgpt_policy.geometry import yaw_of
 from marlgpt_policy.nodes.journal import short
-
-FARTHEST = 1e6
-"""Metres from the frame's origin beyond which a coordinate is a mistake."""
-RESOLUTIONS = (1e-3, 10.0)
-"""Metres: the finest and the coarsest pixel of a map."""
+from marlgpt_policy.occupancy import FARTHEST, RESOLUTIONS
 
 
 def check_frame(frame: str, map_frame: str) -> None:
