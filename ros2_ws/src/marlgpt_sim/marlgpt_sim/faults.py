@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -79,11 +80,16 @@ class Faults:
         cmd_timeout: seconds without a command after which a base stops by itself.
         places: float[m, 2 or 3], x, y (metres) where robots may come back or join, those with room among
             them; default the world's poses at the start.
+        cmd_delay: seconds that every command takes to a base, faults apart.
+        streams: a number for each robot, of its own stream of random numbers for single messages: the robots of a
+            smaller fleet keep theirs. Default 0, 1, 2 ...
 
     Attributes:
         time: seconds since the start.
         clock_offset: seconds by which the simulated clock is off, after clock jumps.
         log: list of `Fault`, all that began.
+        obeyed, pushed: float64[n, 3] what the bases obeyed and what pushes added in the last step, None without
+            any, as `FleetWorld.step` takes them.
 
     A fault of a kind that a robot has already replaces that one.
     """
@@ -95,6 +101,8 @@ class Faults:
         seed: int = 0,
         cmd_timeout: float = 0.2,
         places: np.ndarray | None = None,
+        cmd_delay: float = 0.0,
+        streams: Sequence[int] | None = None,
     ) -> None:
         """Draw when the first faults begin; see the class for the arguments."""
         self.world, self.config = world, config or FaultConfig()
@@ -104,7 +112,11 @@ class Faults:
         n, kinds = len(world), len(KINDS)
         self._places = np.array(world.poses if places is None else places, np.float64)[:, :2]
         self._random = np.random.default_rng((seed, n))  # when faults begin and how bad they are
-        self._message = [np.random.default_rng((seed, n, i)) for i in range(n)]  # per message of a robot
+        streams = range(n) if streams is None else streams
+        self._message = [np.random.default_rng((seed, 1, i)) for i in streams]  # per message of a robot
+        self.cmd_delay = float(cmd_delay)
+        self.obeyed: np.ndarray = np.zeros((n, 3))
+        self.pushed: np.ndarray | None = None
         self._begun = np.zeros(kinds, np.int64)
         self._start, self._until = np.full((kinds, n), -np.inf), np.full((kinds, n), -np.inf)
         self._on = {kind: np.zeros(n, bool) for kind in KINDS}  # who has which fault, from `_look`
@@ -192,9 +204,11 @@ class Faults:
         self._look()
         lost, mixed, doubled = (self._on[kind] for kind in _CMD_TRAFFIC)
         direct = heard & ~(lost | mixed | doubled)
+        if self.cmd_delay > 0.0:
+            direct = np.zeros(len(self.world), bool)
         self._commands[direct], self._heard[direct] = commands[direct], self.time
         for i in np.flatnonzero(heard & ~direct & ~lost):
-            due = self.time + (self._lateness("cmd_reorder", i) if mixed[i] else 0.0)
+            due = self.time + self.cmd_delay + (self._lateness("cmd_reorder", i) if mixed[i] else 0.0)
             self._commands_due.put(due, i, commands[i].copy())
             if doubled[i]:
                 self._commands_due.put(due + self._size["cmd_duplicate"][i, 0], i, commands[i].copy())
@@ -232,7 +246,8 @@ class Faults:
         self._look()
         for i, command in self._commands_due.take(self.time):
             self._commands[i], self._heard[i] = command, self.time
-        self.world.step(self._obeyed(), dt, self._pushes(dt))
+        self.obeyed, self.pushed = self._obeyed(), self._pushes(dt)
+        self.world.step(self.obeyed, dt, self.pushed)
         self.time += dt
 
     def _look(self) -> None:
@@ -288,7 +303,9 @@ class Faults:
         self.log.append(Fault(self.time, kind, robot, duration, size))
 
     def _return(self, robot: int) -> None:
-        """Put a robot that waits into the world, if one of a few places has room for it."""
+        """Put a robot that waits into the world, if its poses arrive and one of a few places has room for it."""
+        if any(self._on[kind][robot] for kind in ("pose_jump", "pose_dropout")):
+            return  # nobody would know where it is
         for x, y in self._places[self._random.integers(len(self._places), size=_PLACES_TRIED)]:
             wall, gap = self.world.clearance(robot, (x, y))
             if wall > self.config.place_wall and gap > self.config.place_gap:
@@ -342,9 +359,11 @@ class Faults:
         for i in np.flatnonzero(drifted):
             part = (self.time - self._start[row, i]) / (self._until[row, i] - self._start[row, i])
             errors[i, :2] += math.sin(math.pi * part) * self._size["pose_bias"][i]
-        for i in np.flatnonzero(noisy):
-            xy, yaw = self._size["pose_noise"][i]
-            errors[i] += self._message[i].uniform(-1.0, 1.0, 3) * (xy, xy, yaw)
+        if noisy.any():
+            drawn = np.zeros((len(errors), 3))
+            for i in np.flatnonzero(noisy).tolist():
+                drawn[i] = self._message[i].random(3)
+            errors[noisy] += (2.0 * drawn[noisy] - 1.0) * self._size["pose_noise"][noisy][:, [0, 0, 1]]
         return errors
 
     def _obeyed(self) -> np.ndarray:

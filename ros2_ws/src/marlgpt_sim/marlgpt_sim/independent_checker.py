@@ -117,7 +117,8 @@ class IndependentChecker:
             commands: float[n, 3] body-frame vx, vy (m/s) and yaw rate (rad/s) that the bases obeyed.
             dt: s.
             pushes: float[n, 3] map-frame velocities that outside forces added (a push may have ended early), or None.
-            poses: float[n, 3] the simulator's poses after the step. ``velocities`` float[n, 3] likewise.
+            poses: float[n, 3] the simulator's poses after the step.
+            velocities: float[n, 3] its body-frame velocities then.
             present: bool[n] robots in the world during the step.
             contacts: pairs that the simulator says have met in this step; ``WALL`` for walls.
         """

@@ -1,88 +1,137 @@
-"""``marlgpt soak``: many robot-hours on several maps with every fault mixed in; the summary says what survived."""
+"""``marlgpt soak``: many robot-hours of drawn worlds in which everything goes wrong; what fails is cut down and kept.
+
+Each run is drawn from one seed (``soak_scenario.py``) and simulated in one process (``soak_run.py``) under two judges:
+the simulator's own counter and an independent checker. A run that fails is cut down to a small one that still does
+(``soak_shrink.py``) and written to ``OUT/failures``, from where ``--replay`` repeats it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-from marlgpt_policy.grid import build_grid
-from marlgpt_policy.occupancy import OccupancyMap, load_map_yaml
+import marlgpt_policy
 from tqdm import tqdm
 
-from marlgpt_sim.soak_run import MARGIN, SoakRun
-from marlgpt_sim.warehouse import warehouse_map
+import marlgpt_sim
+from marlgpt_sim.output import output_folder
+from marlgpt_sim.soak_broken import broken
+from marlgpt_sim.soak_report import in_words, passed, summarise
+from marlgpt_sim.soak_run import SoakRun
+from marlgpt_sim.soak_scenario import PERIOD, Event, Scenario, draw
+from marlgpt_sim.soak_shrink import Budget, cut_down
 from marlgpt_sim.workers import end_with_parent
 
-RESOLUTION = 0.05
-STARVED = 120.0
-"""Simulated s without getting nearer to a reachable goal that count as starved."""
+Mode = Literal["centralised", "decentralised"]
+Rule = Literal["coupling", "docking", "settling", "goals"]
+FAILED = 3
+"""Exit status if anything failed."""
+SEEDS = 1_000_000
+"""A campaign's runs have the seeds from its own times this on."""
 
 
 @dataclasses.dataclass
 class Args:
-    """Drive simulated fleets for many robot-hours with all faults mixed, and count contacts and starvation."""
+    """Drive simulated fleets through drawn worlds with all faults mixed; contacts and lost goals fail it."""
 
     hours: float = 100.0
     """Robot-hours in all."""
-    rate: float = 2.0
-    """Faults of each kind per robot and hour; there are 24 kinds."""
-    robots: int = 32
-    """Most robots of one run; maps with little room take fewer."""
-    minutes: float = 10.0
-    """Simulated minutes of one run."""
-    map: list[Path] = dataclasses.field(default_factory=list)
-    """More maps, in map_server's YAML format, beside the three that the project draws."""
+    seed: int | None = None
+    """Of the campaign; a campaign in OUT that is not complete goes on with its own, otherwise fresh from the clock."""
+    minutes: float | None = None
+    """Simulated minutes of one run; drawn from 10 to 20 if not given."""
+    mode: Mode | None = None
+    """Only this mode; every eighth run or so is decentralised if not given."""
     workers: int = 1
     """Processes that simulate."""
-    seed: int = 0
-    """Of everything random."""
+    replay: str | None = None
+    """Repeat one run: its seed (with the same --minutes, --mode and --broken), or a JSON file of OUT/failures."""
+    broken: Rule | None = None
+    """Break one rule on purpose, to see whether the soak finds it: it should, within 20 robot-hours."""
+    stop_at_first: bool = False
+    """End the campaign with the first run that fails."""
+    cut_down_for: float = 120.0
+    """Seconds that cutting down one failing run may take; 0 keeps it as it is."""
     policy: Path | None = None
     """ONNX policy; the shipped one if not given."""
     out: Path = Path("out/soak")
-    """Folder of results; runs that are there already, made with the same options, are not repeated."""
+    """Folder of results; runs that are there already, made with the same options and motion code, are not repeated."""
 
 
-def hall_of_boxes(seed: int = 3) -> OccupancyMap:
-    """A hall of 16 m x 12 m with boxes at random places; always the same for a seed."""
-    random = np.random.default_rng(seed)
-    occupied = np.zeros((240, 320), dtype=bool)
-    for _ in range(22):
-        (height, width), row, column = (
-            random.integers(10, 40, 2),
-            random.integers(0, 210),
-            random.integers(0, 290),
-        )
-        occupied[row : row + height, column : column + width] = True
-    return OccupancyMap(occupied, np.zeros_like(occupied), RESOLUTION, (0.0, 0.0, 0.3))
+@cache
+def code_hash() -> str:
+    """Hash of all that decides about motion: the policy package without its nodes, and the simulator's modules."""
+    digest = hashlib.sha256()
+    for package in (marlgpt_policy, marlgpt_sim):
+        root = Path(package.__file__).parent
+        for file in sorted(root.rglob("*.py")):
+            parts = file.relative_to(root).parts
+            if parts[0] in ("nodes", "view", "gazebo") or file.name in (
+                "soak.py",
+                "soak_report.py",
+                "soak_shrink.py",
+            ):
+                continue
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
-def rooms_and_corridors() -> OccupancyMap:
-    """Twelve rooms of 4 m x 3 m on both sides of corridors one robot wide, with doors; 19 m x 14 m."""
-    occupied = np.ones((280, 380), dtype=bool)
-    for row in range(3):
-        for column in range(4):
-            bottom, left = 10 + 90 * row, 10 + 92 * column
-            occupied[bottom : bottom + 62, left : left + 76] = False
-            occupied[bottom + 62 : bottom + 72, left + 30 : left + 48] = False  # door to the corridor
-            if row:
-                occupied[bottom - 10 : bottom, left + 8 : left + 26] = False
-    for row in range(3):
-        occupied[10 + 90 * row + 70 : 10 + 90 * row + 88, 10:370] = False
-    occupied[10:270, 86:102] = False
-    occupied[10:270, 270:288] = False
-    return OccupancyMap(occupied, np.zeros_like(occupied), RESOLUTION, (-9.5, -7.0, 0.0))
+def shipped_policy() -> Path:
+    """The ONNX file that comes with the project, in its tree or installed."""
+    policy = Path(__file__).resolve().parents[2] / "marlgpt_policy/models/pogema.onnx"
+    if policy.is_file():
+        return policy
+    from ament_index_python.packages import get_package_share_directory
+
+    return Path(get_package_share_directory("marlgpt_policy")) / "models" / "pogema.onnx"
+
+
+def simulate(scenario: Scenario, policy: Path, rule: str | None = None) -> SoakRun:
+    """Simulate a run to its end or its first failure, with a rule broken if asked to."""
+    with broken(rule):
+        run = SoakRun(scenario, policy)
+        run.run()
+    return run
+
+
+def cut_down_run(run: SoakRun, policy: Path, rule: str | None, seconds: float) -> Scenario:
+    """The smallest scenario that fails as ``run`` did."""
+    kind = run.failure.kind
+
+    def fails(scenario: Scenario) -> tuple[int, Sequence[Event]] | None:
+        try:
+            again = simulate(scenario, policy, rule)
+        except ValueError:
+            return None  # nothing that can be built is left
+        if again.failure is None or again.failure.kind != kind:
+            return None
+        return again.failure.tick, again.recorded
+
+    return cut_down(run.scenario, fails, Budget(seconds))
 
 
 def run_one(job: dict[str, Any]) -> dict[str, Any]:
-    """Simulate one run in this process and write its results to its file."""
-    soak = SoakRun(job["map"], job["robots"], Path(job["policy"]), job["rate"], job["seed"], job["execution"])
-    results = {"map": job["name"], **soak.run(job["minutes"]), "options": job["options"]}
+    """Simulate one run in this process and write its results, and a small test input if it failed."""
+    policy, options = Path(job["policy"]), job["options"]
+    scenario = draw(job["seed"], options["minutes"], options["mode"])
+    begun = time.monotonic()
+    run = simulate(scenario, policy, options["broken"])
+    results = {**run.results(), "options": options, "code": job["code"], "seconds": time.monotonic() - begun}
+    if run.failure is not None:
+        results["input"] = job["input"]
+        small = run.scenario.replace(events=tuple(run.recorded), ticks=run.failure.tick + round(1.0 / PERIOD))
+        if job["cut_down_for"] > 0:
+            small = cut_down_run(run, policy, options["broken"], job["cut_down_for"])
+        write_input(Path(job["input"]), small, run, options)
     file = Path(job["file"])
     part = file.with_suffix(".part")
     part.write_text(json.dumps(results, indent=1))
@@ -90,110 +139,159 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
-def jobs(args: Args) -> list[dict[str, Any]]:
-    """The runs that make up the hours: maps in turn, every fourth one synchronous."""
-    maps = {
-        "warehouse": warehouse_map(),
-        "boxes": hall_of_boxes(),
-        "rooms": rooms_and_corridors(),
-        **{str(path): load_map_yaml(path) for path in args.map},
+def write_input(file: Path, small: Scenario, run: SoakRun, options: dict[str, Any]) -> None:
+    """Write a test input: how a run failed, and a scenario that does so."""
+    text = small.to_json()
+    head = {
+        "failed": run.failure.kind,
+        "what": run.failure.what,
+        "broken": options["broken"],
+        "seed": run.scenario.seed,
     }
-    policy = args.policy or Path(__file__).resolve().parents[2] / "marlgpt_policy/models/pogema.onnx"
-    if args.policy is None and not policy.is_file():
-        from ament_index_python.packages import get_package_share_directory
-
-        policy = Path(get_package_share_directory("marlgpt_policy")) / "models" / "pogema.onnx"
-    room = {}
-    for name, map in maps.items():
-        free = int((build_grid(map, 0.22, MARGIN).components == 0).sum())
-        room[name] = max(2, min(args.robots, free // 16))
-    made, hours = [], 0.0
-    names = list(maps)
-    while hours < args.hours:
-        k = len(made)
-        name = names[k % len(names)]
-        options = {"rate": args.rate, "minutes": args.minutes, "robots": args.robots, "seed": args.seed}
-        made.append({
-            "name": name, "map": maps[name], "robots": room[name], "policy": str(policy), "rate": args.rate,
-            "seed": args.seed + k, "minutes": args.minutes, "options": options,
-            "execution": "synchronous" if k % 4 == 3 else "asynchronous",
-            "file": str(args.out / "runs" / f"{k:04d}.json"),
-        })  # fmt: skip
-        hours += 0.95 * room[name] * args.minutes / 60.0  # a few robots are away at any time
-    return made
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(head)[:-1] + ',\n"scenario": ' + text.rstrip() + "}\n")
 
 
-def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Totals and extremes over runs."""
-    faults: dict[str, Counter[str]] = {}
-    goals: Counter[str] = Counter()
-    remedies: Counter[str] = Counter()
-    for result in results:
-        goals.update(result["goals"])
-        remedies.update(result["remedies"])
-        for kind, counts in result["faults"].items():
-            faults.setdefault(kind, Counter()).update(counts)
-    starved = sum(result["longest_starved_s"] > STARVED for result in results)
-    worst = max(results, key=lambda result: result["longest_starved_s"])
-    return {
-        "robot_hours": round(sum(result["robot_hours"] for result in results), 2),
-        "runs": len(results),
-        "maps": dict(Counter(result["map"] for result in results)),
-        "robot_contacts": sum(result["robot_contacts"] for result in results),
-        "wall_contacts": sum(result["wall_contacts"] for result in results),
-        "min_separation_m": min(result["min_separation_m"] for result in results),
-        "runs_with_starvation": starved,
-        "longest_starved_s": worst["longest_starved_s"],
-        "longest_starved": f"{worst['map']}, seed {worst['seed']}: {worst['longest_starved']}",
-        "goals": dict(goals),
-        "remedies": dict(remedies),
-        "faults": {kind: dict(counts) for kind, counts in faults.items()},
-        "problems": [problem for result in results for problem in result["problems"]],
-    }
+def replay_command(seed: int, options: dict[str, Any]) -> str:
+    """The command line that repeats one run."""
+    words = ["marlgpt", "soak", "--replay", str(seed)]
+    for name in ("minutes", "mode", "broken"):
+        if options[name] is not None:
+            words += [f"--{name}", str(options[name])]
+    return shlex.join(words)
 
 
-def passed(summary: dict[str, Any]) -> bool:
-    """Whether nothing touched, starved or was lost."""
-    return (
-        summary["robot_contacts"] + summary["wall_contacts"] == 0
-        and summary["runs_with_starvation"] == 0
-        and summary["goals"]["lost"] == 0
-        and not summary["problems"]
+def replay(args: Args) -> int:
+    """Repeat one run and say how it went."""
+    rule = args.broken
+    if args.replay.isdecimal():
+        scenario = draw(int(args.replay), args.minutes, args.mode)
+    else:
+        text = Path(args.replay).read_text()
+        scenario, rule = Scenario.from_json(text), rule or json.loads(text).get("broken")
+    run = simulate(scenario, args.policy or shipped_policy(), rule)
+    results = run.results()
+    print(json.dumps(results, indent=1))
+    print(f"failed: {run.failure.kind}: {run.failure.what}" if run.failure else "nothing failed")
+    return FAILED if run.failure else 0
+
+
+def campaign_of(args: Args) -> tuple[int, dict[str, Any]]:
+    """Seed and options of the campaign; one that is not complete goes on."""
+    options = {"minutes": args.minutes, "mode": args.mode, "broken": args.broken}
+    file = args.out / "campaign.json"
+    kept = json.loads(file.read_text()) if file.is_file() else {}
+    seed = args.seed
+    if (
+        seed is None
+        and kept.get("options") == options
+        and not kept.get("complete")
+        and kept.get("code") == code_hash()
+    ):
+        seed = kept["seed"]
+    if seed is None:
+        seed = time.time_ns() // 1_000_000 % 1_000_000_000
+    _note_campaign(args, seed, options, complete=False)
+    return seed, options
+
+
+def _note_campaign(args: Args, seed: int, options: dict[str, Any], complete: bool) -> None:
+    values = {"seed": seed, "options": options, "code": code_hash(), "complete": complete}
+    (args.out / "campaign.json").write_text(json.dumps(values, indent=1))
+
+
+def jobs(args: Args, seed: int, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Runs without end, in the order of their seeds."""
+    policy, k = str(args.policy or shipped_policy()), 0
+    while True:
+        own = seed * SEEDS + k
+        yield {
+            "seed": own, "options": options, "policy": policy, "code": code_hash(), "cut_down_for": args.cut_down_for,
+            "file": str(args.out / "runs" / f"{own}.json"), "input": str(args.out / "failures" / f"{own}.json"),
+        }  # fmt: skip
+        k += 1
+
+
+def kept_results(job: dict[str, Any]) -> dict[str, Any] | None:
+    """Results of a run that is there already, made with the same options and code."""
+    file = Path(job["file"])
+    kept = json.loads(file.read_text()) if file.is_file() else None
+    same = kept is not None and kept["options"] == job["options"] and kept["code"] == job["code"]
+    return kept if same else None
+
+
+def campaign(args: Args) -> list[dict[str, Any]]:
+    """Simulate run after run until the hours are full; the results of all."""
+    seed, options = campaign_of(args)
+    print(f"soak: campaign seed {seed}, motion code {code_hash()}")
+    results: list[dict[str, Any]] = []
+    ahead = jobs(args, seed, options)
+    bar = tqdm(
+        total=args.hours, unit="robot-h", desc="soak", bar_format="{l_bar}{bar}| {n:.1f}/{total:g} {postfix}"
     )
-
-
-def main(args: Args) -> int:
-    """Run what is missing, write ``summary.json``; exit status 3 if anything touched, starved or was lost."""
-    if args.hours <= 0 or args.minutes <= 0 or args.robots < 2 or args.rate < 0:
-        raise ValueError("hours and minutes must be positive, robots at least 2, rate not negative")
-    (args.out / "runs").mkdir(parents=True, exist_ok=True)
-    todo, results = [], []
-    for job in jobs(args):
-        file = Path(job["file"])
-        kept = json.loads(file.read_text()) if file.is_file() else None
-        if kept is not None and kept["options"] == job["options"] and kept["map"] == job["name"]:
-            results.append(kept)
-        else:
-            todo.append(job)
-    bar = tqdm(total=len(todo) + len(results), initial=len(results), unit="run", desc="soak")
     # Spawned: a forked child of a process with threads (ONNX Runtime's) may hang.
     with ProcessPoolExecutor(
         args.workers, mp_context=get_context("spawn"), initializer=end_with_parent
     ) as pool:
-        for future in as_completed([pool.submit(run_one, job) for job in todo]):
-            results.append(future.result())
-            bar.update()
-            contacts = sum(r["robot_contacts"] + r["wall_contacts"] for r in results)
-            bar.set_postfix(hours=f"{sum(r['robot_hours'] for r in results):.1f}", contacts=contacts)
+        pending: dict[Future, float] = {}  # and the robot-hours that each is expected to make
+        while True:
+            hours = sum(result["robot_hours"] for result in results)
+            failed = args.stop_at_first and any(result["failure"] for result in results)
+            while not failed and len(pending) <= args.workers and hours + sum(pending.values()) < args.hours:
+                job = next(ahead)
+                kept = kept_results(job)
+                if kept is not None:
+                    results.append(kept)
+                    hours += kept["robot_hours"]
+                    bar.update(kept["robot_hours"])
+                    continue
+                planned = draw(job["seed"], args.minutes, args.mode).hours
+                pending[pool.submit(run_one, job)] = planned
+            if not pending:
+                break
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                del pending[future]
+                result = future.result()
+                results.append(result)
+                bar.update(min(result["robot_hours"], args.hours - bar.n))
+                bar.set_postfix(runs=len(results), failed=sum(bool(r["failure"]) for r in results))
+                if result["failure"]:
+                    tqdm.write(failure_text(result))
     bar.close()
-    summary = summarise(results)
-    (args.out / "summary.json").write_text(json.dumps(summary, indent=1))
-    begun = sum(counts["injected"] for counts in summary["faults"].values())
-    print(
-        f"{summary['robot_hours']} robot-hours in {summary['runs']} runs: {begun} faults of {len(summary['faults'])} "
-        f"kinds, {summary['robot_contacts']} robot contacts, {summary['wall_contacts']} wall contacts, longest "
-        f"without progress towards a reachable goal {summary['longest_starved_s']:.0f} s, "
-        f"{summary['goals']['reached']} goals reached, {summary['goals']['lost']} lost\n"
-        f"written to {args.out / 'summary.json'}"
+    if not (args.stop_at_first and any(result["failure"] for result in results)):
+        _note_campaign(args, seed, options, complete=True)
+    return results
+
+
+def failure_text(result: dict[str, Any]) -> str:
+    """What failed, and how to see it again."""
+    return (
+        f"FAILED {result['failure']['kind']}: seed {result['seed']}: {result['failure']['what']}\n"
+        f"  replay the run:         {replay_command(result['seed'], result['options'])}\n"
+        f"  replay the small input: marlgpt soak --replay {shlex.quote(result['input'])}"
     )
-    return 0 if passed(summary) else 3
+
+
+def main(args: Args) -> int:
+    """Run the campaign, or repeat one run; exit status 3 if anything failed or was never exercised."""
+    if args.replay is not None:
+        return replay(args)
+    if args.hours <= 0 or (args.minutes is not None and args.minutes <= 0) or args.workers < 1:
+        raise ValueError("--hours, --minutes and --workers must be positive")
+    with output_folder(args.out, "soak", _made_before):
+        (args.out / "runs").mkdir(parents=True, exist_ok=True)
+        results = campaign(args)
+        summary = summarise(results)
+        (args.out / "summary.json").write_text(json.dumps(summary, indent=1))
+        print(in_words(summary))
+        for result in results:
+            if result["failure"]:
+                print(failure_text(result))
+        print(f"written to {args.out / 'summary.json'}")
+    return 0 if passed(summary) else FAILED
+
+
+def _made_before(folder: Path) -> bool:
+    """Whether an older version, that wrote no marker, made a folder."""
+    return (folder / "runs").is_dir() and (folder / "summary.json").is_file()

@@ -1,281 +1,420 @@
-"""One run of the soak: a fleet with every fault mixed in, watched for contacts, starvation and lost goals."""
+"""One run of the soak: a drawn world, everything that goes wrong in it, and the books that say whether it went well."""
 
 from __future__ import annotations
 
 import tempfile
+import traceback
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from marlgpt_policy.clearance import DistanceField
-from marlgpt_policy.fleet import Fleet, FleetConfig, GoalError, RobotConfig
+from marlgpt_policy.fleet import RobotConfig
 from marlgpt_policy.grid import build_grid
 from marlgpt_policy.layout import POGEMA_LAYOUT
-from marlgpt_policy.occupancy import OccupancyMap
 from marlgpt_policy.policy import OnnxPolicy, PolicyError
-from marlgpt_policy.robots import Status
+from marlgpt_policy.tracker import Drive, MotionLimits
 
 from marlgpt_sim.fault_config import KINDS, FaultConfig
 from marlgpt_sim.faults import Faults
+from marlgpt_sim.independent_checker import WALL, IndependentChecker
+from marlgpt_sim.soak_adversary import Adversary
+from marlgpt_sim.soak_drivers import CentralDriver, LoneDriver, policy_of
+from marlgpt_sim.soak_goals import GoalLedger
+from marlgpt_sim.soak_maps import draw_map
+from marlgpt_sim.soak_scenario import PERIOD, Event, Scenario, draw_events
+from marlgpt_sim.soak_situations import Situations
 from marlgpt_sim.spawn import place_robots
 from marlgpt_sim.world import FleetWorld
 
-MARGIN = 0.14
-"""m; gives pose errors of 25 mm of each of two robots room (docs/safety.md)."""
-LATENCY = 0.2
-"""s; at least the bases' command timeout, so that a lost command cannot carry a robot too far."""
-FIRST_SETTLE = 4.0
-"""s; longer than any pose jump of the faults: a robot that starts with a wrong pose does not drive by it."""
 PHYSICS_STEPS = 2
-ROBOT_EVENTS = {"goal_replaced": 6.0, "goal_cancelled": 3.0, "robot_stopped": 3.0}
-"""What operators do, per robot and hour."""
-FLEET_EVENTS = {"fleet_stopped": 6.0, "process_killed": 6.0, "map_replaced": 6.0, "corrupt_model": 6.0}
-"""What operators and processes do, per fleet and hour."""
-DOWN_TIME = (0.5, 3.0)
-"""s between the death of the fleet's process and its successor's first period."""
-STOP_TIME = (2.0, 20.0)
-"""s until a stopped robot or fleet is resumed."""
+"""Steps of the world in one control period."""
+LOOK_EVERY = 4
+"""Periods between two looks for situations."""
 GONE_AFTER = 5.0
 """s without a body after which the operator takes a robot out of the fleet."""
+STARVED = 120.0
+"""s without getting nearer to a goal, although nothing keeps the robot, that count as starved."""
+UNKNOWN_PLACE = ("pose_dropout", "pose_delay", "pose_jump")
+"""Faults in which the fleet does not know where a robot is: nobody moves it from outside meanwhile."""
+MOVED_LATELY = 2.0
+"""s after which a robot that was moved from outside may lose its poses again."""
+HAMPERED = (
+    "stall", "slow", "slip", "push", "removal", "join", "pose_jump", "pose_dropout", "pose_delay", "pose_reorder",
+    "cmd_loss", "cmd_reorder",
+)  # fmt: skip
+"""Faults of a robot that excuse it from getting on."""
 
 
-def all_faults(rate: float) -> FaultConfig:
-    """Every kind of fault, ``rate`` times per robot and hour each; the clock ``rate`` times per hour."""
-    return FaultConfig(**{f"{kind}_rate": rate for kind in KINDS})
+@dataclass(frozen=True)
+class Failure:
+    """Why a run did not go well.
+
+    Attributes:
+        kind: "contact", "wall", "disagreement", "goal", "exception" or "refusal".
+        tick: control period in which it was seen.
+        what: in words.
+    """
+
+    kind: str
+    tick: int
+    what: str
 
 
 class SoakRun:
-    """A fleet, its world, its faults and its operator.
+    """A fleet, its world, its faults, its operator, and the books.
 
-    Args:
-        map: Where it drives.
-        robots: How many.
-        policy: ONNX policy file.
-        rate: Faults of each kind per robot and hour; at 6, operators do what is in ``ROBOT_EVENTS`` and
-            ``FLEET_EVENTS``, otherwise in proportion.
-        seed: Of everything random.
-        execution: As in ``FleetConfig``.
+    Attributes:
+        scenario: what was drawn. recorded: all events that took place, with which the run can be repeated.
+        failure: the first thing that went wrong, None so far.
+        world, faults, driver, checker, ledger, situations: the parts.
+        hours: robot-hours so far.
     """
 
-    def __init__(
-        self, map: OccupancyMap, robots: int, policy: Path, rate: float, seed: int, execution: str
-    ) -> None:
-        """Place the robots and give each a goal."""
-        self.map, self.policy_file, self.rate, self.seed = map, policy, rate, seed
-        self.policy = OnnxPolicy(policy, POGEMA_LAYOUT, threads=1)
-        self.config = FleetConfig(execution=execution, latency=LATENCY, seed=seed, first_settle=FIRST_SETTLE)
-        self.random = np.random.default_rng((seed, 1))
-        self.grid = build_grid(map, RobotConfig("any").radius, MARGIN)
-        self.bodies = [RobotConfig(f"robot_{i}") for i in range(robots)]
+    def __init__(self, scenario: Scenario, policy: Path) -> None:
+        """Place the robots and give each a goal; ``policy`` is the ONNX file of the shipped policy."""
+        self.scenario, self.policy_file = scenario, policy
+        s = scenario
+        self.map = draw_map(s.family, s.cells, s.map_seed, s.radius, s.margin, s.tight, s.origin)
+        self.grid = build_grid(self.map, s.radius, s.margin)
         self.cells = np.argwhere(self.grid.components == 0)
-        absent = np.arange(robots) < robots - max(1, robots // 16)  # some join later
-        self.world = FleetWorld(
-            map, place_robots(self.grid, robots, seed), self.bodies[0].radius, 0,
-            self.bodies[0].limits.as_row(), seed, names=[body.name for body in self.bodies], present=absent,
-        )  # fmt: skip
-        self.faults = Faults(self.world, all_faults(rate), seed, LATENCY, self.grid.centre(self.cells))
+        placed = min(s.placed, len(self.cells))
+        numbers = [robot for robot in s.robots if robot < placed]
+        self.numbers, self.row = numbers, {robot: row for row, robot in enumerate(numbers)}
+        self.bodies = [
+            RobotConfig(f"robot_{k}", s.radius, Drive(int(s.is_holonomic(k))), MotionLimits(*s.row(k)))
+            for k in numbers
+        ]
+        self._build(place_robots(self.grid, placed, s.seed)[numbers])
+        self.random = {k: np.random.default_rng((s.seed, 23, k)) for k in numbers}
+        self.fill = placed / len(self.cells)
         self.counts: Counter[str] = Counter()
-        self.remedies: Counter[str] = Counter()
-        self.survived: Counter[str] = Counter()
-        self.given = self.reached = self.taken_back = 0
-        self.goals: dict[int, tuple[float, float]] = {}
-        self.problems: list[str] = []
-        self.starved = np.zeros(robots)
-        self.longest = 0.0
-        self.longest_of = ""
-        self._nearest = np.full(robots, np.inf)
-        self._goal_then = np.full((robots, 2), -1)
+        self.recorded: list[Event] = []
+        self.failure: Failure | None = None
+        self.tick_count, self.hours, self.alive_from = 0, 0.0, 0.0
         self._later: list[tuple[float, str, int]] = []
-        self._alive_from = 0.0
-        self._gone_since = np.full(robots, np.nan)
-        self.fleet = self._new_fleet()
+        self._due = list(
+            reversed(draw_events(s) if s.events is None else sorted(s.events, key=lambda e: e.tick))
+        )
+        self._adversary = Adversary(s) if s.events is None else None
+        self._seen_contacts = self._born = 0
+        n = len(numbers)
+        self._moved_at, self._gone_since = np.full(n, -np.inf), np.full(n, np.nan)
+        self._was_there = self.world.present.copy()
+
+    def _build(self, poses: np.ndarray) -> None:
+        s = self.scenario
+        limits = np.array([body.limits.as_row() for body in self.bodies])
+        holonomic = np.array([body.drive == Drive.HOLONOMIC for body in self.bodies])
+        present = np.array([k not in s.waiting for k in self.numbers])
+        fastest = float(limits[:, 0].max())
+        reaction = max(0.0, s.latency + 2 * PERIOD - 0.3)
+        # What a push leaves to others: their way until they have stopped is known to the world for 0.3 s only.
+        push_margin = 0.05 + 2 * s.pose_error + fastest * reaction
+        self.world = FleetWorld(
+            self.map, poses, s.radius, holonomic.astype(int), limits, s.seed % 2**31,
+            names=[body.name for body in self.bodies], present=present, push_margin=push_margin,
+        )  # fmt: skip
+        self._stopping = fastest * (s.latency + 3 * PERIOD) + fastest**2 / (2 * limits[:, 2].min())
+        gap = self._stopping + 2 * s.pose_error + 0.05
+        self.faults = Faults(
+            self.world, FaultConfig(place_gap=gap, place_wall=s.margin / 2), s.seed % 2**31, s.cmd_timeout,
+            self.grid.centre(self.cells), s.cmd_delay, self.numbers,
+        )  # fmt: skip
+        self.checker = IndependentChecker(
+            self.map.occupied, self.map.resolution, self.map.origin, self.world.poses, s.radius, holonomic, limits,
+            present,
+        )  # fmt: skip
+        kind = LoneDriver if s.mode == "decentralised" else CentralDriver
+        distances = DistanceField(self.map)
+        self.driver = kind(s, self.grid, policy_of(s, self.policy_file), self.bodies, distances)
+        self.ledger = GoalLedger(self.grid, len(self.bodies), s.pose_error)
+        self.situations = Situations(s.radius)
+        for i in np.flatnonzero(~present).tolist():
+            self.driver.remove_robot(i)
+        if s.noise:
+            for i in np.flatnonzero(present).tolist():
+                self.faults.inject("pose_noise", i, np.inf, xy=s.noise, yaw=0.0)
 
     # The operator ---------------------------------------------------------------------------------------
 
-    def _new_fleet(self) -> Fleet:
-        """A fleet that knows nothing yet, as after a start of the process, with the goals of before sent again."""
-        fleet = Fleet(self.grid, self.policy, self.bodies, self.config, DistanceField(self.map))
-        for i in range(len(self.bodies)):
-            if not self.world.present[i]:
-                fleet.remove_robot(i)
-            elif i in self.goals:
-                fleet.set_goal(i, *self.goals[i])
-        return fleet
+    @property
+    def now(self) -> float:
+        """True s since the start."""
+        return self.faults.time
 
-    def _give_goal(self, robot: int) -> None:
-        """Send a robot to a random place; one it had counts as taken back."""
-        self.taken_back += self.goals.pop(robot, None) is not None
-        x, y = self.grid.centre(self.cells[self.random.integers(len(self.cells))])
-        try:
-            self.fleet.set_goal(robot, x, y)
-        except GoalError:
-            return  # it stands where this cannot be reached from; it gets another one later
-        self.given += 1
-        self.goals[robot] = (float(x), float(y))
+    @property
+    def down(self) -> bool:
+        """Whether the fleet's process is dead (centralised)."""
+        return self.alive_from > self.now
 
-    def _operate(self, dt: float) -> None:
-        """Begin what operators and processes do in ``dt`` s, and end what is to end."""
-        now = self.faults.time
-        for event in [event for event in self._later if event[0] <= now]:
-            self._later.remove(event)
-            _, kind, robot = event
-            self.fleet.resume(robot if kind == "robot_stopped" else None)
-            self.survived[kind] += 1
-        share = self.rate / 6.0 * dt / 3600.0
-        each = {kind: rate * len(self.bodies) for kind, rate in ROBOT_EVENTS.items()} | FLEET_EVENTS
-        for kind, rate in each.items():
-            if self.random.random() < rate * share:
-                self.counts[kind] += 1
-                getattr(self, f"_{kind}")(int(self.random.integers(len(self.bodies))), now)
-        present = self.world.present
-        self._gone_since[present] = np.nan
-        self._gone_since[~present & np.isnan(self._gone_since)] = now
-        for i in np.flatnonzero(~present & (now - self._gone_since > GONE_AFTER) & ~self.fleet.removed):
-            self.taken_back += self.goals.pop(int(i), None) is not None
-            self.fleet.remove_robot(int(i))
-        for i in np.flatnonzero(present & self.fleet.removed):
-            self.fleet.add_robot(self.bodies[i])
-        for i in range(len(self.bodies)):
-            if i not in self.goals and not self.fleet.removed[i]:
-                self._give_goal(i)
+    def _give_goal(self, i: int) -> None:
+        """Send a robot to a random cell; one that it had counts as taken back."""
+        cell = self.cells[self.random[self.numbers[i]].integers(len(self.cells))]
+        if self.driver.set_goal(i, self.grid.centre(cell), self.faults.clock):
+            self.ledger.give(i, (int(cell[0]), int(cell[1])), self.now)
+        else:
+            self.ledger.take_back(i)
 
-    def _goal_replaced(self, robot: int, now: float) -> None:
-        if not self.fleet.removed[robot]:
-            self._give_goal(robot)
-        self.survived["goal_replaced"] += 1
+    def _send_goals_again(self) -> None:
+        """A process that has just started knows no goals; the operator does."""
+        for i, goal in self.ledger.open.items():
+            listed = tuple(self.driver.listed[i].tolist())
+            if listed != goal.cell:
+                self.driver.set_goal(i, self.grid.centre(np.array(goal.cell)), self.faults.clock)
 
-    def _goal_cancelled(self, robot: int, now: float) -> None:
-        self.taken_back += self.goals.pop(robot, None) is not None
-        self.fleet.cancel_goal(robot)
-        self.survived["goal_cancelled"] += 1
+    def _apply(self, event: Event) -> None:
+        """Let an event take place, unless no fleet could stand it here and now, and note that it did."""
+        row = self.row.get(event.robot, None if event.robot not in self.scenario.robots else 0)
+        if row is None or not self._fair(event, row):
+            return
+        self.counts[event.kind] += 1
+        if event.aim:
+            self.counts[f"aim_{event.aim}"] += 1
+        self.recorded.append(event)
+        if event.kind in KINDS:
+            self.faults.inject(event.kind, row, event.duration, **event.size)
+            if event.kind in ("push", "removal", "join"):
+                self._moved_at[row] = self.now + event.duration
+        else:
+            getattr(self, f"_{event.kind}")(row, event)
 
-    def _robot_stopped(self, robot: int, now: float) -> None:
-        self.fleet.stop(robot)
-        self._later.append((now + self.random.uniform(*STOP_TIME), "robot_stopped", robot))
+    def _fair(self, event: Event, row: int) -> bool:
+        kind, there = event.kind, bool(self.world.present[row])
+        if kind in KINDS and kind != "clock_jump" and there == (kind == "join"):
+            return False
+        unknown = any(self.faults.active(fault)[row] for fault in UNKNOWN_PLACE)
+        if kind in ("push", "set_down"):
+            return there and not unknown and not self.down and (kind == "push" or self._fits(event, row))
+        if kind in UNKNOWN_PLACE:
+            lately = self.now - self._moved_at[row] < MOVED_LATELY
+            starting = self.down or self.now - self._born < self.scenario.first_settle + PERIOD
+            return not lately and not starting
+        return kind != "pose_noise" or not self.scenario.noise
 
-    def _fleet_stopped(self, robot: int, now: float) -> None:
-        self.fleet.stop()
-        self._later.append((now + self.random.uniform(*STOP_TIME), "fleet_stopped", robot))
+    def _fits(self, event: Event, row: int) -> bool:
+        """Whether a robot can be set down: clear of walls, and everybody can still stop."""
+        s, world = self.scenario, self.world
+        xy = np.array([event.size["x"], event.size["y"]])
+        wall, _ = world.clearance(row, xy)
+        if wall < s.margin / 2:
+            return False
+        speed = np.hypot(world.velocities[:, 0], world.velocities[:, 1])
+        room = speed * (s.latency + 3 * PERIOD) + speed**2 / (2 * world.limits[:, 2])
+        room += 2 * s.radius + 2 * s.pose_error + 0.03
+        away = np.hypot(*(world.poses[:, :2] - xy).T)
+        others = world.present.copy()
+        others[row] = False
+        return bool((away > room)[others].all())
 
-    def _process_killed(self, robot: int, now: float) -> None:
-        self._alive_from = now + self.random.uniform(*DOWN_TIME)
+    def _set_down(self, row: int, event: Event) -> None:
+        pose = np.array([event.size["x"], event.size["y"], event.size["yaw"]])
+        self.world.remove(row)
+        self.world.place(row, pose, 0.0)
+        self.checker.trust(row, self.world.poses[row])
+        self._moved_at[row] = self.now
 
-    def _map_replaced(self, robot: int, now: float) -> None:
-        dropped = self.fleet.replace_map(self.grid, DistanceField(self.map))
-        self.problems += dropped
-        self.survived["map_replaced"] += 1
+    def _goal_replaced(self, row: int, event: Event) -> None:
+        if not self.driver.removed[row] and not self.down:
+            self._give_goal(row)
 
-    def _corrupt_model(self, robot: int, now: float) -> None:
-        data = bytearray(self.policy_file.read_bytes())
-        cut = int(self.random.integers(len(data)))
+    def _goal_cancelled(self, row: int, event: Event) -> None:
+        if not self.down:
+            self.ledger.take_back(row)
+            self.driver.cancel_goal(row)
+
+    def _robot_stopped(self, row: int, event: Event) -> None:
+        self.driver.stop(row)
+        self._later.append((self.now + event.duration, "robot", row))
+
+    def _fleet_stopped(self, row: int, event: Event) -> None:
+        self.driver.stop(None)
+        self._later.append((self.now + event.duration, "fleet", row))
+
+    def _process_killed(self, row: int, event: Event) -> None:
+        if self.scenario.mode == "decentralised":
+            self.driver.restart()
+            self._send_goals_again()
+        else:
+            self.alive_from = self.now + event.duration
+
+    def _map_replaced(self, row: int, event: Event) -> None:
+        if not self.down:
+            for dropped in self.driver.replace_map():
+                self._fail("refusal", f"the same map again, and {dropped}")
+
+    def _corrupt_model(self, row: int, event: Event) -> None:
+        data = self.policy_file.read_bytes()
+        cut = int(event.size["cut"] * (len(data) - 1))
         with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
             file.write(data[:cut])
             file.flush()
             try:
-                self.fleet.replace_policy(OnnxPolicy(file.name, POGEMA_LAYOUT))
-                self.problems.append(f"a model cut after {cut} bytes was accepted")
+                OnnxPolicy(file.name, POGEMA_LAYOUT)
             except PolicyError:
-                self.survived["corrupt_model"] += 1
+                return
+        self._fail("refusal", f"a model cut after {cut} bytes was accepted")
+
+    def _operate(self) -> None:
+        """What operators do in any case: resume, take out who is gone, take in who came back, give goals."""
+        now, present = self.now, self.world.present
+        for entry in [entry for entry in self._later if entry[0] <= now]:
+            self._later.remove(entry)
+            self.driver.resume(entry[2] if entry[1] == "robot" else None)
+        if self.scenario.mode == "centralised":
+            self._gone_since[present] = np.nan
+            self._gone_since[~present & np.isnan(self._gone_since)] = now
+            gone = ~present & (now - self._gone_since > GONE_AFTER) & ~self.driver.removed
+            for i in np.flatnonzero(gone).tolist():
+                self.ledger.take_back(i)
+                self.driver.remove_robot(i)
+            for i in np.flatnonzero(present & self.driver.removed).tolist():
+                self.driver.add_robot(i)
+        for i in range(len(self.bodies)):
+            if i not in self.ledger.open and not self.driver.removed[i]:
+                self._give_goal(i)
 
     # One control period ---------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Poses, decisions, commands, motion; and what the operator does."""
-        faults, period = self.faults, self.config.control_period
-        if self._alive_from > faults.time:
-            faults.poses()
-        else:
-            if self._alive_from:
-                halted = self.fleet.halted.copy()
-                stopped = self.fleet.stopped
-                self.remedies.update(self.fleet.remedies)
-                self.fleet = self._new_fleet()
-                self.fleet.halted[:], self.fleet.stopped = halted, stopped
-                self._alive_from = 0.0
-                self.survived["process_killed"] += 1
-            for pose in faults.poses():
-                if pose.stamp >= self.fleet.pose_time[pose.robot]:  # as the node: older ones are dropped
-                    self.fleet.update_pose(pose.robot, pose.x, pose.y, pose.yaw, pose.stamp)
-            result = self.fleet.tick(faults.clock)
-            faults.send(result.commands)
-            for i in result.reached:
-                self.reached += 1
-                self.goals.pop(i, None)
-                self._nearest[i] = np.inf
-            self._operate(period)
-            self._watch(period)
+        """Events, poses, decisions, commands, motion, and judgement."""
+        while self._due and self._due[-1].tick <= self.tick_count:
+            self._apply(self._due.pop())
+        if self._adversary is not None and not self.down and self._adversary.waits(self.tick_count):
+            self._let_adversary_act()
+        poses = self.faults.poses()
+        if not self.down:
+            if self.alive_from:
+                self.driver.restart()
+                self.alive_from, self._born = 0.0, self.now
+                self._restore()
+            commands = self.driver.tick(poses, self.faults.clock)
+            if not np.isfinite(commands).all():
+                raise ValueError(f"commands are not finite: {commands.tolist()}")
+            self.faults.send(commands)
+            self._judge_goals()
+            self._operate()
+            if self.tick_count % LOOK_EVERY == 0:
+                self._look()
         for _ in range(PHYSICS_STEPS):
-            faults.step(period / PHYSICS_STEPS)
+            self._step(PERIOD / PHYSICS_STEPS)
+        self.hours += self.world.present.sum() * PERIOD / 3600.0
+        self.tick_count += 1
 
-    def _watch(self, dt: float) -> None:
-        """Count how long each robot that could has got no nearer to its goal."""
-        fleet = self.fleet
-        fit = fleet.docked & ~fleet.halted & ~fleet.removed & (not fleet.stopped) & self.world.present
-        for kind in ("stall", "slow", "slip", "push", "removal", "pose_jump", "pose_dropout", "cmd_loss"):
-            fit &= ~self.faults.active(kind)
-        has_goal = fit & (fleet.goals[:, 0] >= 0)
-        self.starved[fleet.goals[:, 0] < 0] = 0.0
-        for i in np.flatnonzero(has_goal):
-            detours = fleet.decider.detours
-            cell, goal = fleet.cells[i], fleet.goals[i]
-            if len(detours.closed) and not detours.reachable(goal, cell):
-                continue
-            left = float(fleet.costs.field(goal)[tuple(cell)])
-            if (goal != self._goal_then[i]).any():
-                self._goal_then[i], self._nearest[i] = goal, np.inf
-            if left < self._nearest[i]:
-                self._nearest[i], self.starved[i] = left, 0.0
-                continue
-            self.starved[i] += dt
-            if self.starved[i] > self.longest:
-                self.longest = float(self.starved[i])
-                way = f"at {tuple(cell.tolist())}, goal {tuple(goal.tolist())}"
-                self.longest_of = f"robot_{i} {way}, t = {self.faults.time:.0f} s"
+    def _restore(self) -> None:
+        """Tell a new process which robots are gone, and all goals."""
+        for i in np.flatnonzero(~self.world.present).tolist():
+            self.ledger.take_back(i)
+            self.driver.remove_robot(i)
+        self._send_goals_again()
 
-    def run(self, minutes: float, each: Any = None) -> dict[str, Any]:
-        """Simulate; the results."""
-        ticks = round(60.0 * minutes / self.config.control_period)
-        hours = 0.0
-        for k in range(ticks):
-            self.tick()
-            hours += self.world.present.sum() * self.config.control_period / 3600.0
-            if each is not None and k % 200 == 199:
-                each(200 * self.config.control_period * len(self.bodies) / 3600.0)
-        return self.results(hours)
+    def _let_adversary_act(self) -> None:
+        world = self.world
+        there = world.present & ~self.faults.active("push")
+        for kind in UNKNOWN_PLACE:
+            there &= ~self.faults.active(kind)
+        for event in self._adversary.act(
+            self.tick_count, self.driver.view(), world.poses, self._map_velocities(), there
+        ):
+            self._apply(event)
 
-    def results(self, hours: float) -> dict[str, Any]:
-        """Counts and extremes so far."""
-        faults = {}
-        for kind, (begun, active) in self.faults.counts.items():
-            faults[kind] = {"injected": begun, "survived": begun - active}
-        for kind in (*ROBOT_EVENTS, *FLEET_EVENTS):
-            faults[kind] = {"injected": self.counts[kind], "survived": self.survived[kind]}
-        open_goals = len(self.goals)
-        lost = self.given - self.reached - self.taken_back - open_goals
-        states = Counter(
-            Status(self.fleet.status(i, self.faults.clock)[0]).name for i in range(len(self.bodies))
+    def _map_velocities(self) -> np.ndarray:
+        """float[n, 2] true velocities in the map frame, m/s."""
+        v, yaw = self.world.velocities, self.world.poses[:, 2]
+        return np.stack(
+            [v[:, 0] * np.cos(yaw) - v[:, 1] * np.sin(yaw), v[:, 0] * np.sin(yaw) + v[:, 1] * np.cos(yaw)],
+            axis=1,
         )
-        contacts = self.world.contacts
+
+    def _judge_goals(self) -> None:
+        able = self.world.present & ~self.driver.stopped
+        for kind in HAMPERED:
+            able &= ~self.faults.active(kind)
+        lost = len(self.ledger.lost)
+        refusals = self.driver.refusals if len(self.ledger.open) else set()
+        self.ledger.watch(self.now, PERIOD, self.world.poses, self.driver.listed, able, refusals)
+        if len(self.ledger.lost) > lost:
+            self._fail("goal", self.ledger.lost[-1])
+
+    def _look(self) -> None:
+        speed = np.hypot(self.world.velocities[:, 0], self.world.velocities[:, 1])
+        self.situations.look(
+            self.driver.view(), self.world.poses, speed, self.faults.active("stall"), self.driver.stopped,
+            self.world.present, self.driver.longest_queue(),
+        )  # fmt: skip
+
+    def _step(self, dt: float) -> None:
+        """Move, and let both judge: the simulator's own counter and the independent checker."""
+        world, checker = self.world, self.checker
+        before = len(world.contacts)
+        touches, disagreements = len(checker.touches), len(checker.disagreements)
+        self.faults.step(dt)
+        came = world.present & ~self._was_there
+        if came.any():
+            self._moved_at[came] = self.now
+        self._was_there = world.present.copy()
+        index = {name: k for k, name in enumerate(world.names)} if len(world.contacts) > before else {}
+        pairs = [(index[c.a], index.get(c.b, WALL)) for c in world.contacts[before:]]
+        checker.step(
+            self.faults.obeyed, dt, self.faults.pushed, world.poses, world.velocities, world.present, pairs
+        )
+        for contact in world.contacts[before:]:
+            kind = "wall" if contact.b == "wall" else "contact"
+            self._fail(kind, f"t = {contact.time:.2f} s: {contact.a} touched {contact.b} at {contact.xy}")
+        for touch in checker.touches[touches:]:
+            kind = "wall" if touch.b == WALL else "contact"
+            self._fail(
+                kind, f"t = {touch.time:.2f} s: {touch.a} touched {touch.b}, {1e3 * touch.depth:.2f} mm"
+            )
+        for sentence in checker.disagreements[disagreements:]:
+            self._fail("disagreement", sentence)
+
+    def _fail(self, kind: str, what: str) -> None:
+        if self.failure is None:
+            self.failure = Failure(kind, self.tick_count, what)
+
+    def run(self) -> dict[str, Any]:
+        """Simulate until the end or the first failure; the results."""
+        try:
+            while self.tick_count < self.scenario.ticks and self.failure is None:
+                self.tick()
+        except Exception as error:  # whatever it is, the run has failed
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            self._fail("exception", f"t = {self.now:.2f} s: {type(error).__name__}: {error} ({place})")
+        if self.failure is None and self.ledger.forgotten_at_the_end():
+            self._fail(
+                "goal",
+                f"the fleet does not have {self.ledger.forgotten_at_the_end()} open goals at the end",
+            )
+        return self.results()
+
+    def results(self) -> dict[str, Any]:
+        """Counts and extremes so far."""
+        s, ledger = self.scenario, self.ledger
+        remedies = self.driver.counts()
+        self.situations.counts["remedy_firsts"] = remedies["firsts"]
+        self.situations.counts["remedy_plans"] = remedies["plans"]
+        self.situations.counts["closer_than_5_cm"] = int(self.checker.least_gap < 0.05)
+        gap = min(self.checker.least_gap, self.world.min_separation)
         return {
-            "robot_hours": hours,
-            "robots": len(self.bodies),
-            "seed": self.seed,
-            "execution": self.config.execution,
-            "robot_contacts": self.world.robot_contacts,
-            "wall_contacts": self.world.wall_contacts,
-            "contacts": [
-                {"time": c.time, "a": c.a, "b": c.b, "xy": list(c.xy), "pushed": c.pushed} for c in contacts
-            ],
-            "min_separation_m": float(self.world.min_separation),
-            "longest_starved_s": self.longest,
-            "longest_starved": self.longest_of,
+            "seed": s.seed, "family": s.family, "mode": s.mode, "execution": s.execution, "policy": s.policy,
+            "robots": len(self.bodies), "cells": len(self.cells), "fill": round(self.fill, 3),
+            "cell_size_m": self.grid.cell_size, "radius_m": s.radius, "margin_m": s.margin, "pose_error_m": s.pose_error,
+            "holonomic": s.holonomic, "kinds_of_robots": len(s.limits), "latency_s": s.latency,
+            "robot_hours": self.hours, "simulated_s": self.now,
+            "robot_contacts": self.world.robot_contacts, "wall_contacts": self.world.wall_contacts,
+            "touches": len(self.checker.touches), "disagreements": self.checker.disagreements[:5],
+            "least_gap_m": gap if np.isfinite(gap) else None,
             "goals": {
-                "given": self.given, "reached": self.reached, "taken_back": self.taken_back,
-                "open": open_goals, "lost": lost,
+                "given": ledger.given, "reached": ledger.reached, "taken_back": ledger.taken_back,
+                "refused": ledger.refused, "open": len(ledger.open), "lost": len(ledger.lost),
             },
-            "problems": self.problems,
-            "remedies": dict(self.remedies + Counter(self.fleet.remedies)),
-            "states_at_the_end": dict(states),
-            "faults": faults,
+            "starved_robots": int((ledger.longest > STARVED).sum()),
+            "unserved_robots": int((ledger.served == 0).sum()),
+            "longest_starved_s": float(ledger.longest.max(initial=0.0)),
+            "events": dict(self.counts), "situations": dict(self.situations.counts), "remedies": dict(remedies),
+            "failure": None if self.failure is None else vars(self.failure),
         }  # fmt: skip

@@ -1,0 +1,90 @@
+"""Rules broken on purpose: a soak that does not find them within hours would not find the next hole either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from marlgpt_policy import fleet as fleet_module
+from marlgpt_policy.edges import Edges
+from marlgpt_policy.fleet import Fleet
+from marlgpt_policy.reservations import Reservations
+
+FORGETS_EVERY = 600
+"""Control periods between two goals that a forgetful fleet loses: one in half a minute."""
+
+
+def _last_claim_only(original: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Couple each robot to the last claim before its own, not to all of them."""
+
+    def pairs(self: Reservations) -> np.ndarray:
+        rows = original(self)
+        last = {(robot, row, column): k for k, (robot, _, row, column) in enumerate(rows.tolist())}
+        return rows[sorted(last.values())]
+
+    return pairs
+
+
+def _never_obstructed(original: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Whoever drives looks at nobody."""
+
+    def free_ways(robots: Any, ends: np.ndarray, active: np.ndarray, reach: np.ndarray) -> np.ndarray:
+        return np.full(len(ends), np.inf)
+
+    return free_ways
+
+
+def _always_settles(original: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """An edge ends near its cell's centre though somebody ahead limits the robot."""
+
+    def may_settle(self: Edges) -> np.ndarray:
+        return np.ones(len(self.robots), bool)
+
+    return may_settle
+
+
+def _forgets_goals(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The fleet loses a goal now and then."""
+
+    def tick(self: Fleet, now: float) -> Any:
+        result = original(self, now)
+        self.periods_until_lost = getattr(self, "periods_until_lost", FORGETS_EVERY) - 1
+        has = np.flatnonzero(self.goals[:, 0] >= 0)
+        if self.periods_until_lost <= 0 and len(has):
+            self.goals[has[self.steps % len(has)]] = -1
+            self.periods_until_lost = FORGETS_EVERY
+        return result
+
+    return tick
+
+
+RULES: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    "coupling": (Reservations, "pairs", _last_claim_only),
+    "docking": (fleet_module, "free_ways", _never_obstructed),
+    "settling": (Edges, "may_settle", _always_settles),
+    "goals": (Fleet, "tick", _forgets_goals),
+}
+"""By name: what holds the rule, its name there, and what makes a broken one of it."""
+
+
+@contextmanager
+def broken(rule: str | None) -> Iterator[None]:
+    """Break a rule for a while; None breaks none.
+
+    Raises:
+        ValueError: there is no such rule.
+    """
+    if rule is None:
+        yield
+        return
+    if rule not in RULES:
+        raise ValueError(f"no rule {rule!r} to break; there are {', '.join(RULES)}")
+    holder, name, breaks = RULES[rule]
+    original = getattr(holder, name)
+    setattr(holder, name, breaks(original))
+    try:
+        yield
+    finally:
+        setattr(holder, name, original)
