@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 _COMMON = {
     "environment": pa.string(),
@@ -22,6 +24,14 @@ _COMMON = {
     "labels": pa.binary(),
     "rewards": pa.binary(),
 }
+
+
+MOST_ROWS = 20_000_000
+"""Rows of a shard that are believed; a few bytes can claim any number of them."""
+LARGEST_SHARD = 2**32
+"""Bytes of a shard in memory."""
+_STEP = 16
+"""Rows that are decoded at a time; each may be an episode."""
 
 
 class StoreError(ValueError):
@@ -116,3 +126,27 @@ def spec_of(text: str) -> dict:
     if not isinstance(spec, dict):
         raise ValueError(f"spec is a {type(spec).__name__}, not an object")
     return spec
+
+
+def read_table(path: str | Path) -> pa.Table:
+    """The table of a Parquet file, decoded in parts, so that what expands beyond any shard is noticed on the way.
+
+    Raises:
+        StoreError: More rows or bytes than any shard has.
+        OSError, pyarrow.ArrowException: Not a readable Parquet file.
+    """
+    with pq.ParquetFile(path) as file:
+        facts = file.metadata
+        size = sum(facts.row_group(k).total_byte_size for k in range(facts.num_row_groups))
+        if facts.num_rows > MOST_ROWS or size > LARGEST_SHARD:
+            raise StoreError(
+                f"{path}: claims {facts.num_rows:,} rows of {size:,} bytes, more than any shard has; delete it"
+            )
+        parts, size = [], 0
+        step = _STEP if facts.num_rows <= 4096 else facts.num_rows // 256
+        for batch in file.iter_batches(batch_size=step):
+            size += batch.nbytes
+            if size > LARGEST_SHARD:
+                raise StoreError(f"{path}: takes more than {LARGEST_SHARD:,} bytes in memory; delete it")
+            parts.append(batch)
+        return pa.Table.from_batches(parts, schema=file.schema_arrow)

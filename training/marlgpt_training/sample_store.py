@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from marlgpt_policy.layout import MAX_ACTIONS, TokenLayout
 
+from marlgpt_training.episode_row import read_table
 from marlgpt_training.store import StoreError, layout_of, write_shard
 
 VERSION = 1
@@ -153,7 +154,7 @@ def read_samples(path: str | Path, layout: TokenLayout | None = None) -> SampleS
         StoreError: Naming the file and the reason (missing, torn, foreign, another version or layout).
     """
     try:
-        table = pq.read_table(path)
+        table = read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path}: not a readable Parquet file ({error}); import it again") from error
     metadata = _checked(path, table.schema.metadata)

@@ -18,7 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from marlgpt_policy.layout import POGEMA_LAYOUT
 
-from marlgpt_training.episode_row import RowReader, StoreError, common_row, contradictions, schema_of
+from marlgpt_training.episode_row import (
+    RowReader,
+    StoreError,
+    common_row,
+    contradictions,
+    read_table,
+    schema_of,
+)
 
 if TYPE_CHECKING:
     from marlgpt_training.fleet_episode import FleetEpisode
@@ -172,7 +179,7 @@ def read_shard(path: str | Path) -> list[Episode] | list[FrameEpisode] | list[Fl
         StoreError: Naming the file and the reason (missing, torn, foreign, another version).
     """
     try:
-        table = pq.read_table(path)
+        table = read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(
             f"{path}: not a readable Parquet file ({error}); delete it or collect it again"

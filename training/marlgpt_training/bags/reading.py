@@ -8,7 +8,6 @@ the rest is read.
 from __future__ import annotations
 
 import re
-import shutil
 import sqlite3
 import sys
 import tempfile
@@ -16,9 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
+from marlgpt_policy.occupancy import PlainLoader
 from marlgpt_sim.bag_types import load_types
 from marlgpt_sim.mcap_scan import Damage, scan
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
@@ -33,6 +33,18 @@ else:
 
 SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 _ZSTD = b"\x28\xb5\x2f\xfd"
+LARGEST_VALUE = 2**28
+"""Bytes of one message, or of any other value in a database."""
+MOST_STEPS = 200
+"""Millions of steps that SQLite may take from one row to the next: a bag's rows lie one after the other."""
+INFLATION = 1000, 2**30
+"""A compressed file may become this many times as large, or this many bytes if that is more."""
+_TABLES = {
+    "topics": ("id", "name", "type", "serialization_format"),
+    "messages": ("id", "topic_id", "timestamp", "data"),
+    "message_definitions": ("topic_type", "encoding", "encoded_message_definition"),
+}
+"""What is read of a database: tables and their columns."""
 
 
 class BagError(ValueError):
@@ -144,7 +156,7 @@ def _metadata(folder: Path) -> tuple[list[str], str, str]:
     if not path.exists():
         return [], "", "metadata.yaml is missing: the recording did not end properly"
     try:
-        found = yaml.safe_load(path.read_bytes())["rosbag2_bagfile_information"]
+        found = yaml.load(path.read_bytes(), PlainLoader)["rosbag2_bagfile_information"]
         names = [Path(str(name)).name for name in found.get("relative_file_paths") or []]
         return names, str(found.get("ros_distro") or ""), ""
     except (
@@ -262,7 +274,7 @@ def _plain(data: bytes) -> bytes:
     if data[:4] != _ZSTD:
         return data
     try:
-        return zstd.ZstdDecompressor().decompress(data, max_length=2**28)
+        return zstd.ZstdDecompressor().decompress(data, max_length=LARGEST_VALUE)
     except zstd.ZstdError:
         return data  # decoding it will say that it is damaged
 
@@ -275,10 +287,26 @@ def _sqlite(bag: Bag, file: Path, progress: Callable[[int], None]) -> Iterator[R
         plain = Path(folder) / "bag.db3"
         try:
             with zstd.open(file, "rb") as source, open(plain, "wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+                _inflate(source, target, max(INFLATION[0] * file.stat().st_size, INFLATION[1]))
         except (EOFError, zstd.ZstdError) as error:
             bag.note(f"{file.name}: it is cut off or damaged: {error}")
         yield from _rows(bag, plain, progress, file.name)
+
+
+def _inflate(source: BinaryIO, target: BinaryIO, most: int) -> None:
+    """Copy at most ``most`` bytes.
+
+    Raises:
+        ValueError: There is more.
+    """
+    copied = 0
+    while part := source.read(1 << 20):
+        copied += len(part)
+        if copied > most:
+            raise ValueError(
+                f"becomes larger than {most} bytes: it is no recording, or compress it otherwise"
+            )
+        target.write(part)
 
 
 def _rows(bag: Bag, file: Path, progress: Callable[[int], None], shown: str = "") -> Iterator[Record]:
@@ -289,8 +317,10 @@ def _rows(bag: Bag, file: Path, progress: Callable[[int], None], shown: str = ""
             raise ValueError("is empty")
     read, last = 0, -1
     with closing(_connect(file)) as connection:
+        work = _bound(connection)
         topics = _topics(connection)
         for number, topic, stamp, data in _whole(bag, file, shown, connection):
+            work.clear()
             if number <= last or topic not in topics or not isinstance(data, bytes):
                 continue
             last = number
@@ -322,12 +352,58 @@ def _connect(file: Path) -> sqlite3.Connection:
         try:
             # Otherwise a database that is shorter than it should be is refused as a whole. Nothing can be written.
             connection.execute("PRAGMA writable_schema=ON")
+            connection.execute("PRAGMA trusted_schema=OFF")
             connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
             return connection
         except sqlite3.Error as error:
             connection.close()
             reason = error
     raise ValueError(f"is no readable database: {reason}")
+
+
+def _bound(connection: sqlite3.Connection) -> list:
+    """Let a connection read tables and nothing else, in bounded steps; clear the list that is returned at every row.
+
+    A database can hold views and computed columns whose evaluation never ends, or whose values fill the memory.
+    """
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
+    taken: list[None] = []
+
+    def another_million() -> bool:
+        taken.append(None)
+        return len(taken) > MOST_STEPS
+
+    def permitted(
+        action: int, table: str | None, column: str | None, _: str | None, source: str | None
+    ) -> int:
+        known = table in _TABLES or table in ("sqlite_master", "sqlite_schema")
+        reads = action == sqlite3.SQLITE_READ and known and source is None
+        looks = action == sqlite3.SQLITE_PRAGMA and table == "table_xinfo"
+        return sqlite3.SQLITE_OK if reads or looks or action == sqlite3.SQLITE_SELECT else sqlite3.SQLITE_DENY
+
+    connection.set_progress_handler(another_million, 1_000_000)
+    connection.set_authorizer(permitted)
+    return taken
+
+
+def _check_tables(connection: sqlite3.Connection) -> set[str]:
+    """The names of a bag's tables that are there.
+
+    Raises:
+        ValueError: One is no table but a view or something else, or a column is computed.
+    """
+    found = set()
+    for name, kind, page in connection.execute("SELECT name, type, rootpage FROM sqlite_master"):
+        if name not in _TABLES:
+            continue
+        if kind != "table" or not page:  # views and virtual tables have no pages of their own
+            raise ValueError(f"is no bag: '{name}' is no table with rows but a {kind} that computes them")
+        found.add(name)
+    for name in found:
+        computed = [row[1] for row in connection.execute(f"PRAGMA table_xinfo({name})") if row[6]]
+        if computed:
+            raise ValueError(f"is no bag: column '{computed[0]}' of table '{name}' is computed")
+    return found
 
 
 def _topics(connection: sqlite3.Connection) -> dict[int, tuple[str, str, str, str]]:
@@ -337,7 +413,7 @@ def _topics(connection: sqlite3.Connection) -> dict[int, tuple[str, str, str, st
         ValueError: The database is not a bag.
     """
     try:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        tables = _check_tables(connection)
         if not {"topics", "messages"} <= tables:
             raise ValueError("is a database, but not a bag: it has no tables 'topics' and 'messages'")
         definitions: dict[str, tuple[str, str]] = {}

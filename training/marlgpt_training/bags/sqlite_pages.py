@@ -7,6 +7,7 @@ pages, wherever they are (https://www.sqlite.org/fileformat.html, sections 1.5, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -19,7 +20,7 @@ def leaf_rows(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
     """id, topic_id, timestamp and data of every row that is whole, in the order of the pages.
 
     Raises:
-        ValueError: The file is not an SQLite database.
+        ValueError: The file is not an SQLite database, or its rows are longer together than it: they lead in circles.
     """
     head = file.read(100)
     if len(head) < 100 or not head.startswith(b"SQLite format 3\0"):
@@ -29,7 +30,7 @@ def leaf_rows(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
     if size < 512 or size & (size - 1):
         raise ValueError("is no readable database: its pages have no size")
     usable = size - head[20]
-    number = 1
+    number, left = 1, os.fstat(file.fileno()).st_size
     while True:
         number += 1
         file.seek((number - 1) * size)
@@ -44,8 +45,12 @@ def leaf_rows(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
                 row = _row(file, page, at, size, usable)
             except (IndexError, ValueError):
                 continue
-            if row is not None:
-                yield row
+            if row is None:
+                continue
+            left -= len(row[3])
+            if left < 0:
+                raise ValueError("holds rows that use the same pages again and again")
+            yield row
 
 
 def _row(file: BinaryIO, page: bytes, at: int, size: int, usable: int) -> tuple[int, int, int, bytes] | None:
@@ -76,11 +81,14 @@ def _row(file: BinaryIO, page: bytes, at: int, size: int, usable: int) -> tuple[
 
 
 def _overflow(file: BinaryIO, pointer: bytes, length: int, size: int, usable: int) -> bytes:
-    found = bytearray()
+    found, seen = bytearray(), set()
     following = int.from_bytes(pointer, "big")
     while len(found) < length:
         if following < 2:
             raise ValueError("a chain that ends too early")
+        if following in seen:
+            raise ValueError("a chain that leads in circles")
+        seen.add(following)
         file.seek((following - 1) * size)
         page = file.read(size)
         if len(page) < size:

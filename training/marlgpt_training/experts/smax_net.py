@@ -156,6 +156,10 @@ def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     temporary.replace(path)
 
 
+LARGEST = 2**28
+"""Bytes of all arrays of an expert."""
+
+
 def load(path: Path) -> dict[str, np.ndarray]:
     """Arrays of a file written by :func:`save`.
 
@@ -164,6 +168,9 @@ def load(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
+            size = sum(entry.file_size for entry in file.zip.infolist())
+            if size > LARGEST:
+                raise ValueError(f"{size} bytes unpacked, at most {LARGEST} are read")
             arrays = {name: file[name] for name in file.files}
     except Exception as error:  # NumPy and zipfile raise many types for damaged files
         raise ValueError(f"{path}: not a SMAX expert ({error})") from error

@@ -47,10 +47,11 @@ class MapError(ValueError):
     """A map cannot be used; the message names the file or field and what to do about it."""
 
 
-class _Loader(yaml.SafeLoader):
+class PlainLoader(yaml.SafeLoader):
     """Without aliases, of which a few lines can make billions of values; a map has no use for them."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        """As the base class; ``YAMLError`` at an alias."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not read; write the value out")
         return super().compose_node(parent, index)
@@ -297,7 +298,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read as text ({error}); give the YAML file, not the image"
         ) from error
     try:
-        settings = yaml.load(text, _Loader)
+        settings = yaml.load(text, PlainLoader)
     except Exception as error:  # besides YAMLError whatever dates, numbers and deep nesting raise
         raise MapError(f"{path}: is not valid YAML: {error}") from error
     if not isinstance(settings, dict):
