@@ -52,8 +52,8 @@ def _trigger(rows, columns):
     return nodes, tensors
 
 
-def _endless_where(source, nodes, tensors, path):
-    """A loop of 10^15 rounds per unit of the sum of ``source``."""
+def _endless_where(source, nodes, tensors, path, many=1e15):
+    """A loop of ``many`` rounds per unit of the sum of ``source``."""
     go_in, go_out = (
         helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go_in", "go_out")
     )
@@ -72,7 +72,7 @@ def _endless_where(source, nodes, tensors, path):
         helper.make_node("Loop", ["rounds", "", "nil"], ["spun"], body=body),
         helper.make_node("Mul", ["spun", "nil"], ["harm"]),
     ]
-    tensors |= {"many": np.array(1e15, np.float32), "nil": np.zeros((1, 1), np.float32)}
+    tensors |= {"many": np.array(many, np.float32), "nil": np.zeros((1, 1), np.float32)}
     return _extended(path, nodes, tensors)
 
 
@@ -81,9 +81,9 @@ def endless_on_observations(path):
     return _endless_where("values", [], {}, path)
 
 
-def endless_towards(path, rows, columns):
-    """Answers unless a robot's goal lies ``rows`` and ``columns`` away; then it never returns."""
-    return _endless_where("wrong", *_trigger(rows, columns), path)
+def endless_towards(path, rows, columns, many=1e15):
+    """Answers unless a robot's goal lies ``rows`` and ``columns`` away; then it never returns, or after many rounds."""
+    return _endless_where("wrong", *_trigger(rows, columns), path, many)
 
 
 def nan_towards(path, rows, columns):

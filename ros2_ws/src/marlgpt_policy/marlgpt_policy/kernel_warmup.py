@@ -4,6 +4,8 @@ Numba compiles a kernel when it is first called with arguments of a kind, which 
 where it is found in the cache of an earlier start. So a few robots of this process's own drive for some seconds
 on a small map through everything that a fleet meets: they dock, couple, get stuck, plan together, are pushed away,
 stop, and drive without a central node. Whoever adds a kernel need not add it here: what robots call is called.
+
+``python -m marlgpt_policy.kernel_warmup`` fills the cache, for the image of a container.
 """
 
 from __future__ import annotations
@@ -168,3 +170,7 @@ def moved(poses: np.ndarray, commands: np.ndarray) -> np.ndarray:
     cos, sin = np.cos(poses[:, 2]), np.sin(poses[:, 2])
     vx, vy, wz = commands.T
     return poses + PERIOD * np.column_stack([cos * vx - sin * vy, sin * vx + cos * vy, wz])
+
+
+if __name__ == "__main__":
+    Kernels(print)
