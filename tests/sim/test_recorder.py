@@ -362,7 +362,11 @@ def test_a_crash_loses_the_last_second_at_most(tmp_path: Path) -> None:
     assert len(parts) >= 3
     kept = []
     for k, part in enumerate(parts):
-        recover(part, tmp_path / f"whole{k}")
+        try:
+            recover(part, tmp_path / f"whole{k}")
+        except ValueError:  # the last part had just begun, nothing of it was flushed yet
+            assert k == len(parts) - 1
+            continue
         kept += [stamp for stamp, _ in stored(tmp_path / f"whole{k}").get("/a", [])]
     assert kept == sorted(set(kept))
     assert [stamp for stamp in written if stamp < written[-1] - 10**9] == [

@@ -36,6 +36,7 @@ FOLDERS = {
     "retrain-demo": ("retraining loop", ["--robots", "2", "--minutes", "0.01", "--steps", "1"]),
     "import-dataset": ("trajectory store", ["--files", "missing.arrow"]),
     "import-bag": ("trajectory store", ["--bag", "missing"]),
+    "soak": ("soak", ["--hours", "0.01", "--workers", "1"]),
     "gazebo": ("Gazebo world", ["--robots", "2"]),
 }
 """Commands with an output folder: what it is marked as, and options; STORE is a small store."""
@@ -110,12 +111,20 @@ def outputs(command):
 
 
 def test_every_command_is_in_a_table():
-    for command in cli.COMMANDS.keys() - {"soak"}:
+    for command in cli.COMMANDS:
         assert command in READ_ONLY or command in FOLDERS or command in FILES, command
         assert outputs(command) or command in READ_ONLY, command
 
 
-@pytest.mark.parametrize("command", FOLDERS)
+SOAK = pytest.param(
+    "soak",
+    marks=pytest.mark.xfail(
+        strict=True, reason="takes any folder with runs/ and summary.json for one of an older version"
+    ),
+)
+
+
+@pytest.mark.parametrize("command", [SOAK if command == "soak" else command for command in FOLDERS])
 def test_a_foreign_folder_survives_byte_for_byte(command, tmp_path, inputs, capsys):
     folder = tmp_path / "x"
     before = fill(folder)
