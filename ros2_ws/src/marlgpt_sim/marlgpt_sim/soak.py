@@ -190,7 +190,7 @@ def campaign_of(args: Args) -> tuple[int, dict[str, Any]]:
     ):
         seed = kept["seed"]
     if seed is None:
-        seed = time.time_ns() // 1_000_000 % 1_000_000_000
+        seed = time.time_ns() // 1000 % 1_000_000_000
     _note_campaign(args, seed, options, complete=False)
     return seed, options
 
