@@ -39,6 +39,10 @@ def stub(name, clock=None, seconds=0.0, fails=False, late=False):
         def __call__(self, *observed):
             return answer(*observed)
 
+        def check(self):
+            if self.fails:
+                raise PolicyError(f"policy {name}: no answer within 2 s")
+
         def close(self):
             self.alive = False
 
@@ -186,3 +190,17 @@ def test_the_last_observations_are_kept_to_try_the_next_policy_out_on():
     for k in range(9):
         swap(np.full((k, 4), k, np.float32), np.ones((k, 4), bool), np.ones((k, 20), bool))
     assert [len(values) for values, _, _ in swap.recent] == [5, 6, 7, 8]
+
+
+def test_a_stuck_policy_is_found_out_while_nobody_asks_it():
+    old, new = stub("old"), stub("new")
+    swap = PolicySwap(old, 0.05)
+    swap.swap(new)
+    swap.watch()
+    assert swap.name == "new"
+    new.fails = True
+    swap.watch()
+    assert swap.name == "old" and "no answer within 2 s" in swap.reason and not new.alive
+    old.fails = True
+    swap.watch()  # there is none to go back to: the next decision tells
+    assert swap.rollbacks == 1

@@ -29,7 +29,7 @@ def provide() -> None:
         folder = tempfile.mkdtemp(prefix="marlgpt_kernels_")
     except OSError as error:
         raise OSError(
-            f"no folder for compiled kernels can be written to; set {VARIABLE} to one, such as a mounted tmpfs ({error})"
+            f"no folder for compiled kernels can be written to; set {VARIABLE} to one, as on a tmpfs ({error})"
         ) from error
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     if given and os.path.isdir(given):

@@ -195,6 +195,9 @@ class OnnxPolicy:
         if robots:
             self(*(np.repeat(array, robots, axis=0) for array in self._probe()))
 
+    def check(self) -> None:
+        """Nothing is ever late."""
+
     def close(self) -> None:
         """Nothing to end; for whoever does not know in which process a policy runs."""
 

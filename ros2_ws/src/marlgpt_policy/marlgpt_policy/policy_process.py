@@ -187,12 +187,29 @@ class PolicyProcess:
             return PolicyOutput.of_nobody(self.layout.actions)
         if not self.alive:
             raise PolicyError(f"{self._why_not}; load a policy with fleet/load_policy, then resume")
+        self.check()
         if self._asked is not None:
-            self._throw_away()
+            since = 1e3 * (time.monotonic() - self._asked)
+            raise PolicyLate(f"policy {self.path}: no answer for {since:.0f} ms")
         self._ask(values, valid, action_mask)
         if not self._connection.poll(self._wait):
             raise PolicyLate(f"policy {self.path}: no answer within {1e3 * self._wait:.0f} ms")
         return self._taken(len(values))
+
+    def check(self) -> None:
+        """Throw an answer away that came too late; end the process if there is none for too long.
+
+        Raises:
+            PolicyError: It was ended now.
+        """
+        if not self.alive or self._asked is None:
+            return
+        if self._connection.poll():
+            self._receive()  # an error that nobody waits for any more is none
+            self._asked = None
+        elif time.monotonic() - self._asked > self._give_up:
+            self.close(f"policy {self.path}: no answer within {self._give_up:g} s, its process was ended")
+            raise PolicyError(self._why_not)
 
     def close(self, reason: str = "") -> None:
         """End the process at once, whatever it is doing."""
@@ -235,18 +252,6 @@ class PolicyProcess:
         if answer != _DECIDED:
             raise PolicyError(answer.decode())
         return PolicyOutput(*(array[:n].copy() for array in self._shared.outputs))
-
-    def _throw_away(self) -> None:
-        """Take an answer that came too late off the connection; raises as a call does while there is none."""
-        if self._connection.poll():
-            self._receive()  # an error that nobody waits for any more is none
-            self._asked = None
-            return
-        waited = time.monotonic() - self._asked
-        if waited > self._give_up:
-            self.close(f"policy {self.path}: no answer within {self._give_up:g} s, its process was ended")
-            raise PolicyError(self._why_not)
-        raise PolicyLate(f"policy {self.path}: no answer for {1e3 * waited:.0f} ms")
 
     def _receive(self) -> bytes:
         try:

@@ -86,6 +86,14 @@ class PolicySwap:
         self._durations.clear()
         self._slow = self._made = 0
 
+    def watch(self) -> None:
+        """Find out, also while nobody asks for decisions, that a policy is stuck; call it once in a while."""
+        try:
+            self.current.check()
+        except PolicyError as error:
+            if self.previous is not None:
+                self._roll_back(str(error))  # else the next decision tells
+
     def close(self) -> None:
         """End the processes of all policies; nothing can be decided any more."""
         for policy in (self.current, self.previous):

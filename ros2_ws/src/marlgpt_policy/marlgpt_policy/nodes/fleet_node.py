@@ -441,6 +441,7 @@ class FleetNode(LifecycleNode):
 
     def _watch_speed(self) -> None:
         """Say which decisions the policy was too late for, and what was compiled while robots drove."""
+        self.policy.watch()
         missed = self.policy.late - self._health.late_decisions
         self._health.late_decisions = self.policy.late
         if missed > 0:

@@ -327,6 +327,7 @@ class RobotNode(Node):
 
     def _watch_speed(self) -> None:
         """Say which decisions the policy was too late for, and what was compiled while the robot drove."""
+        self.policy.watch()
         if self.policy.late > self._late:
             missed, self._late = self.policy.late - self._late, self.policy.late
             self._warn(
