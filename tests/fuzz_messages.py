@@ -100,7 +100,7 @@ def callbacks(folder: Path) -> dict[str, set[str]]:
                 continue
             name = getattr(call.func, "attr", getattr(call.func, "id", ""))
             keywords = {k.arg: k.value for k in call.keywords}
-            if name in ("create_subscription", "create_service", "listen"):
+            if name in ("create_subscription", "create_service", "listen", "serve"):
                 given = [call.args[2] if len(call.args) > 2 else keywords["callback"]]
             elif name == "ActionServer":
                 given = [call.args[3], *(keywords[k] for k in keywords if k.endswith("_callback"))]

@@ -25,6 +25,7 @@ from marlgpt_policy.nodes import conversions, intake  # noqa: E402
 from marlgpt_policy.nodes.health import Health  # noqa: E402
 from marlgpt_policy.nodes.journal import EVERY, Journal, short  # noqa: E402
 from marlgpt_policy.nodes.markers import NAMESPACES, markers  # noqa: E402
+from marlgpt_policy.rivals import Claim, Phase  # noqa: E402
 from nav_msgs.msg import OccupancyGrid  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
@@ -143,6 +144,9 @@ def test_status_and_remedy_have_the_values_of_the_messages():
         assert getattr(remedies, name) == getattr(RobotDecision, name)
 
 
+CLAIM = Claim(Phase.DRIVING, 7, "n")
+
+
 def test_state_decision_and_heartbeat_say_what_the_fleet_does():
     fleet = a_fleet()
     decision = None
@@ -159,10 +163,11 @@ def test_state_decision_and_heartbeat_say_what_the_fleet_does():
     assert (state.robots[2].row, state.robots[2].goal_col) == (2, 4)
     fleet.stop(1)
     fleet.remove_robot(2)
-    beat = deserialize_message(fleet_messages.heartbeat_bytes(fleet, (0, 0), "", 9), Heartbeat)
+    beat = deserialize_message(fleet_messages.heartbeat_bytes(fleet, (0, 0), "", 9, CLAIM), Heartbeat)
     assert (beat.sequence, beat.stopped, list(beat.robots)) == (9, False, ["r0"])
+    assert (list(beat.standing), beat.incarnation, beat.node, beat.phase) == (["r1"], 7, "n", 0)
     fleet.stop()
-    beat = deserialize_message(fleet_messages.heartbeat_bytes(fleet, (0, 0), "", 10), Heartbeat)
+    beat = deserialize_message(fleet_messages.heartbeat_bytes(fleet, (0, 0), "", 10, CLAIM), Heartbeat)
     assert beat.stopped
 
 

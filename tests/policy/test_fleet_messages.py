@@ -19,6 +19,7 @@ from marlgpt_msgs.msg import (  # noqa: E402
 )
 from marlgpt_policy import fleet_messages  # noqa: E402
 from marlgpt_policy.nodes.conversions import decision_message, grid_hash, move_bits, pose_message  # noqa: E402
+from marlgpt_policy.rivals import Claim, Phase  # noqa: E402
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
@@ -154,11 +155,18 @@ def test_decisions_say_the_same(drawn):
 
 
 @settings(max_examples=60, deadline=None)
-@given(fleets(), st.integers(0, 2**64 - 1))
-def test_heartbeats_say_the_same(drawn, sequence):
+@given(fleets(), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.text(), st.sampled_from(Phase))
+def test_heartbeats_say_the_same(drawn, sequence, incarnation, node, phase):
     fleet, _, _ = drawn
-    out = fleet.removed | fleet.halted
-    names = [name for name, left_out in zip(fleet.names, out, strict=True) if not left_out]
-    wanted = Heartbeat(header=header(), sequence=sequence, stopped=fleet.stopped, robots=names)
-    data = fleet_messages.heartbeat_bytes(fleet, STAMP, FRAME, sequence)
-    assert deserialize_message(data, Heartbeat) == wanted
+    claim = Claim(phase, incarnation, node)
+    rows = list(zip(fleet.names, fleet.removed, fleet.halted, strict=True))
+    wanted = Heartbeat(
+        header=header(), sequence=sequence, stopped=fleet.stopped, incarnation=incarnation, phase=int(phase),
+        robots=[name for name, removed, halted in rows if not removed and not halted],
+        standing=[name for name, removed, halted in rows if halted and not removed], node=node,
+    )  # fmt: skip
+    data = fleet_messages.heartbeat_bytes(fleet, STAMP, FRAME, sequence, claim)
+    assert deserialize_message(data, Heartbeat) == carried(wanted)
+    data = fleet_messages.heartbeat_bytes(None, STAMP, FRAME, sequence, claim, ["x", "yy"])
+    wanted.stopped, wanted.robots, wanted.standing = False, ["x", "yy"], []
+    assert deserialize_message(data, Heartbeat) == carried(wanted)

@@ -7,11 +7,14 @@ and 0.5 ms.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from marlgpt_policy.cdr import HEAD, LITTLE, Fields, layout, text
 from marlgpt_policy.deciding import Decision
 from marlgpt_policy.fleet import Fleet
+from marlgpt_policy.rivals import Claim
 
 NO_MOVE = 5
 """History entry of a step that has not happened, in messages."""
@@ -114,12 +117,26 @@ def vetoed(decision: Decision) -> np.ndarray:
     return ~decision.held & (decision.proposed != decision.executed)
 
 
-def heartbeat_bytes(fleet: Fleet, stamp: Stamp, frame: str, sequence: int) -> bytes:
-    """Heartbeat after the commands of control period ``sequence``; robots stopped one by one are not in it."""
+def heartbeat_bytes(
+    fleet: Fleet | None, stamp: Stamp, frame: str, sequence: int, claim: Claim, names: Collection[str] = ()
+) -> bytes:
+    """Heartbeat ``sequence`` of the node that says ``claim`` of itself.
+
+    Robots that were removed are left out, those stopped one by one stand apart. Without a fleet, as before there is a
+    map, ``names`` are its robots.
+    """
     message = _Message(stamp, frame)
-    out = (fleet.removed | fleet.halted).tolist()
-    names = [text(name) for name, left_out in zip(fleet.names, out, strict=True) if not left_out]
-    message.add((("Q", 1), ("?", 1), ("I", 1)), sequence, fleet.stopped, len(names))
-    for name in names:  # each begins at a multiple of 4
-        message.data += bytes(-len(message.data) % 4) + len(name).to_bytes(4, "little") + name
+    driven, standing = list(names), []
+    if fleet is not None:
+        rows = list(zip(fleet.names, fleet.removed.tolist(), fleet.halted.tolist(), strict=True))
+        driven = [name for name, removed, halted in rows if not (removed or halted)]
+        standing = [name for name, removed, halted in rows if halted and not removed]
+    message.add((("Q", 1), ("?", 1)), sequence, fleet is not None and fleet.stopped)
+    for group in (driven, standing):
+        message.add((("I", 1),), len(group))
+        for name in map(text, group):  # each begins at a multiple of 4
+            message.data += bytes(-len(message.data) % 4) + len(name).to_bytes(4, "little") + name
+    message.add((("Q", 1),), claim.incarnation)
+    message.add_string(claim.node)
+    message.add((("B", 1),), claim.phase)
     return bytes(message.data)

@@ -13,7 +13,7 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
-from marlgpt_msgs.msg import FleetDecision, FleetState, Grid, Heartbeat
+from marlgpt_msgs.msg import FleetDecision, FleetState, Grid
 from marlgpt_msgs.srv import GetGrid
 from nav_msgs.msg import OccupancyGrid
 from rcl_interfaces.msg import SetParametersResult
@@ -22,6 +22,7 @@ from rclpy.experimental import EventsExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
+from rclpy.service import Service
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from rclpy.time import Time
@@ -34,13 +35,15 @@ from marlgpt_policy.fleet import Fleet, GoalError
 from marlgpt_policy.grid import NavGrid, build_grid
 from marlgpt_policy.kernel_warmup import Kernels
 from marlgpt_policy.nodes import conversions, intake, parameters, policies
+from marlgpt_policy.nodes.desk import Desk
 from marlgpt_policy.nodes.health import Health
 from marlgpt_policy.nodes.journal import Journal, short
 from marlgpt_policy.nodes.markers import markers
 from marlgpt_policy.nodes.navigate import NavigateServer
 from marlgpt_policy.nodes.operator import Operator, Stops
 from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf
-from marlgpt_policy.nodes.qos import LAST, LATCHED, RELIABLE
+from marlgpt_policy.nodes.presence import Presence
+from marlgpt_policy.nodes.qos import LAST, LATCHED, RELIABLE, REQUESTS
 from marlgpt_policy.nodes.wheels import Wheels
 from marlgpt_policy.occupancy import from_occupancy_grid
 from marlgpt_policy.policy_process import PolicyProcess
@@ -64,6 +67,8 @@ class FleetNode(LifecycleNode):
         wheels: Publishers of the commands.
         poses: Where the robots' poses come from.
         operator: Services; None unless configured.
+        presence: Heartbeats, and who else drives these robots.
+        desk: Lets requests in, behind control periods and stops.
         tidy: Called while the robots stand anyway, before they are to drive.
     """
 
@@ -79,7 +84,10 @@ class FleetNode(LifecycleNode):
         self.stops = Stops()
         self.tidy: Callable[[], None] = lambda: None
         self._topics: dict[str, list[Subscription]] = {}
-        self._active = False
+        self._active = self._keeping_time = False
+        self.desk = Desk(self._keep_time)
+        for service in self.services:  # those of parameters and transitions
+            service.callback = self.desk.behind(service.callback, None)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._reset()
 
@@ -120,18 +128,19 @@ class FleetNode(LifecycleNode):
         self._reset()
         self._health = Health(self.journal, settings.fleet.control_period)
         self.policy = PolicySwap(policy, settings.fleet.control_period, self._on_rollback)
+        self.presence = Presence(self, settings.fleet.control_period)
         self.wheels = Wheels(self)
         self.poses = Poses(
             self, self.listen, settings.map_frame, self._refuse_pose, lambda: self.fleet is not None
         )
         self._publish()
         self._map = self.listen(OccupancyGrid, "map", self._on_map, LATCHED)
-        self._grid = self.create_service(
+        self._grid = self.serve(
             GetGrid, "fleet/get_grid", lambda _, r: conversions.grid_response(self.grid, r)
         )
         self.operator = Operator(self)
         self._navigate = NavigateServer(
-            self, lambda: self.fleet if self._active else None, settings.map_frame, self.journal
+            self, lambda: self.fleet if self._active else None, settings.map_frame, self.journal, self.desk
         )
         for i, robot in enumerate(settings.robots):
             self.join(i, robot.name)
@@ -144,15 +153,20 @@ class FleetNode(LifecycleNode):
     def _publish(self) -> None:
         self._state = self.create_publisher(FleetState, "fleet/state", RELIABLE)
         self._decisions = self.create_publisher(FleetDecision, "fleet/decisions", RELIABLE)
-        self._heartbeat = self.create_publisher(Heartbeat, "fleet/heartbeat", RELIABLE)
         self._grids = self.create_publisher(Grid, "fleet/grid", LATCHED)
         self._markers = self.create_publisher(MarkerArray, "fleet/markers", LAST)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start control periods; robots move as soon as map, poses and goals are there."""
+        """Start control periods; robots move as soon as map, poses and goals are there.
+
+        Fails where another fleet node drives one of these robots: the log names it.
+        """
+        reason = self.presence.claim()
+        if reason:
+            self.journal.write("error", "not_alone", f"cannot activate: {reason}")
+            return TransitionCallbackReturn.FAILURE
         self._active = True
-        self._sequence = 0
         self._last_tick = -1.0
         self.tidy()
         self._timers = [
@@ -166,6 +180,8 @@ class FleetNode(LifecycleNode):
         """Command every robot to stop and end the control periods."""
         self.stand()
         self._active = False
+        self.presence.withdraw()
+        self.desk.no_periods()
         self._navigate.abort_all(self.fleet, "the fleet node was deactivated")
         for timer in self._timers:
             self.destroy_timer(timer)
@@ -177,10 +193,9 @@ class FleetNode(LifecycleNode):
         self.operator.destroy()
         for i, name in enumerate(self.names):
             self.leave(i, name)
-        for publisher in (
-            self._state, self._decisions, self._heartbeat, self._grids, self._markers, self._diagnostics
-        ):  # fmt: skip
+        for publisher in (self._state, self._decisions, self._grids, self._markers, self._diagnostics):
             self.destroy_publisher(publisher)
+        self.presence.destroy()
         self.destroy_subscription(self._map)
         self.destroy_service(self._grid)
         self.policy.close()
@@ -192,6 +207,7 @@ class FleetNode(LifecycleNode):
         if self._active:
             self.stand()
             self._active = False
+            self.presence.withdraw()
         return TransitionCallbackReturn.SUCCESS
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
@@ -230,6 +246,20 @@ class FleetNode(LifecycleNode):
 
         return self.create_subscription(kind, topic, handle, qos, raw=raw)
 
+    def serve(self, kind: type, name: str, callback: Callable, *, stop: bool = False) -> Service:
+        """Offer a service whose response has ``success`` and ``message``; stops go before everything else."""
+
+        def busy(response, reason: str):
+            response.success, response.message = False, reason
+            self.journal.reject("request", f"{name} refused: {reason}", "busy")
+            return response
+
+        handle = self.desk.behind(callback, None if stop else busy)
+        service = self.create_service(kind, name, handle, qos_profile=REQUESTS)
+        if stop:
+            self.desk.stops_come_by(service)
+        return service
+
     def join(self, index: int, name: str) -> None:
         """Talk with a robot from now on."""
         robot = self.settings.robots_file.entry(name)
@@ -241,13 +271,16 @@ class FleetNode(LifecycleNode):
                 Bool, f"{name}/emergency_stop", partial(self.operator.emergency_stop_robot, name), RELIABLE
             ),
         ]
+        self.desk.stops_come_by(self._topics[name][1])
 
     def leave(self, index: int, name: str) -> None:
         """Neither hear nor command a robot any more."""
         self.wheels.remove(name)
         self.poses.remove(name)
         self._pose_stamp.pop(index, None)
+        self._early_goals.pop(index, None)
         for subscription in self._topics.pop(name, []):
+            self.desk.no_more_stops_by(subscription)
             self.destroy_subscription(subscription)
 
     def use_policy(self, policy: PolicyProcess) -> None:
@@ -312,9 +345,7 @@ class FleetNode(LifecycleNode):
             "info", "map_accepted", f"map accepted: {rows} x {cols} cells of {grid.cell_size:.2f} m",
             free=int(grid.free.sum()), connected=int((grid.components == 0).sum()),
         )  # fmt: skip
-        for robot, goal in self._early_goals.items():
-            self._on_goal(robot, goal)
-        self._early_goals = {}
+        self._take_early_goals()
 
     def _replace_map(self, grid: NavGrid, distances: DistanceField) -> None:
         """Take the fleet over to another map where it stands; goals stay where they are or are dropped."""
@@ -349,6 +380,19 @@ class FleetNode(LifecycleNode):
                 self._tick(max(newest * 1e-9, self._last_tick))
 
     def _on_goal(self, robot: int, message: PoseStamped) -> None:
+        """Take a goal; of more than are let in per control period each robot's last one waits for the next."""
+        if self.desk.admits():
+            self._early_goals.pop(robot, None)
+            self._set_goal(robot, message)
+        else:
+            self._early_goals[robot] = message
+
+    def _take_early_goals(self) -> None:
+        goals, self._early_goals = self._early_goals, {}
+        for robot, goal in goals.items():
+            self._set_goal(robot, goal)
+
+    def _set_goal(self, robot: int, message: PoseStamped) -> None:
         name = self.names[robot]
         try:
             intake.check_frame(message.header.frame_id, self.settings.map_frame)
@@ -364,8 +408,28 @@ class FleetNode(LifecycleNode):
 
     # Control periods and outputs ------------------------------------------------------------------------
 
+    def _keep_time(self) -> None:
+        """Before a request: a control period that is overdue, and before it all stops that have come, go first."""
+        if not self._active or self._last_tick < 0 or self._keeping_time:
+            return
+        periods = 1.0 if self.settings.trigger == "timer" else 2.0
+        if self.now() - self._last_tick < periods * self.settings.fleet.control_period:
+            return
+        self._keeping_time = True
+        try:
+            self.desk.take_stops()
+            self._on_timer()
+        finally:
+            self._keeping_time = False
+
     def _on_timer(self) -> None:
         now = self._watched_now()
+        if self.fleet is None:
+            if self._drives_alone(now):
+                self.presence.beat(now)
+            return
+        if 0.0 <= now - self._last_tick < 0.5 * self.settings.fleet.control_period:
+            return  # a request found this period overdue and has let it begin
         self.poses.poll()
         if self.settings.trigger == "timer" or now - self._last_tick > 2 * self.settings.fleet.control_period:
             self._tick(now)
@@ -377,6 +441,10 @@ class FleetNode(LifecycleNode):
         if self._last_tick >= 0:
             self._health.tick(now - self._last_tick)
         self._last_tick = now
+        self.desk.next_period(len(fleet.names))
+        if not self._drives_alone(now):
+            return
+        self._take_early_goals()
         try:
             result = fleet.tick(now)
         except Exception as error:  # a fault of the model or of this program: nothing may go on moving
@@ -388,10 +456,11 @@ class FleetNode(LifecycleNode):
             )
             self.get_logger().debug(traceback.format_exc())
             return
+        if self.presence.contested is not None:  # it gives way as soon as it hears this node
+            fleet.commands[:] = 0.0
         self._command(now)
-        self._sequence += 1
+        self.presence.beat(now)
         stamp, frame = divmod(round(now * 1e9), 10**9), self.settings.map_frame
-        self._heartbeat.publish(fleet_messages.heartbeat_bytes(fleet, stamp, frame, self._sequence))
         self._navigate.update(fleet, result.reached)
         decision = result.decision
         if decision is not None:
@@ -402,6 +471,19 @@ class FleetNode(LifecycleNode):
             self._vetoed.update(np.flatnonzero(fleet_messages.vetoed(decision)).tolist())
         if result.reached or decision is not None:
             self._publish_state(now)
+
+    def _drives_alone(self, now: float) -> bool:
+        """Whether no other node drives these robots; gives way to one that does, and stands while that is unclear."""
+        alone, reason = self.presence.may_drive()
+        if alone:
+            return True
+        self.stand()
+        if reason:
+            self.journal.write("error", "gives_way", f"deactivated: {reason}")
+            self.trigger_deactivate()
+        else:
+            self.presence.beat(now)
+        return False
 
     def _header(self, now: float) -> Header:
         return Header(frame_id=self.settings.map_frame, stamp=Time(nanoseconds=round(now * 1e9)).to_msg())
@@ -435,8 +517,9 @@ class FleetNode(LifecycleNode):
         if self.fleet is not None:
             self._watch_speed()
             now = self.now()
-            listeners = self._heartbeat.get_subscription_count()
-            self._diagnostics.publish(self._health.message(self.fleet, self._header(now), now, listeners))
+            self._diagnostics.publish(
+                self._health.message(self.fleet, self._header(now), now, self.presence.listeners)
+            )
             self._navigate.feedback(self.fleet)
 
     def _watch_speed(self) -> None:
@@ -494,6 +577,7 @@ def main(args: list[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if node._active and rclpy.ok():
             node.stand()
+            node.presence.withdraw()
             node.wheels.flush(0.5)
         if node.policy is not None:
             node.policy.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -12,8 +14,14 @@ from rclpy.task import Future
 
 from marlgpt_policy.cost_to_go import UNREACHABLE
 from marlgpt_policy.fleet import Fleet, GoalError
+from marlgpt_policy.nodes.desk import Desk
 from marlgpt_policy.nodes.intake import check_frame, position
 from marlgpt_policy.nodes.journal import Journal, short
+
+RESULT_KEPT = 10.0
+"""Seconds for which the result of a goal can be asked for. All goals of that time are told with each change of one."""
+REMEMBERED = 128
+"""Goals accepted in that time at most, besides four for each robot."""
 
 
 class _Order:
@@ -29,14 +37,17 @@ class NavigateServer:
     """Serves the action on top of a fleet that may not exist yet."""
 
     def __init__(
-        self, node: LifecycleNode, fleet: Callable[[], Fleet | None], map_frame: str, journal: Journal
-    ) -> None:
+        self, node: LifecycleNode, fleet: Callable[[], Fleet | None], map_frame: str, journal: Journal,
+        desk: Desk,
+    ) -> None:  # fmt: skip
         """Create the action server on ``node``; ``fleet`` returns the fleet while it can take goals."""
-        self._fleet, self._map_frame, self._journal = fleet, map_frame, journal
+        self._fleet, self._map_frame, self._journal, self._desk = fleet, map_frame, journal, desk
         self._orders: list[_Order] = []
+        self._accepted: deque[float] = deque()  # when goals were, steady clock, s
         self._server = ActionServer(
             node, Navigate, "fleet/navigate", self._execute,
             goal_callback=self._accept, cancel_callback=lambda _: CancelResponse.ACCEPT,
+            result_timeout=round(RESULT_KEPT),
         )  # fmt: skip
 
     def abort_all(self, fleet: Fleet | None, reason: str) -> None:
@@ -57,7 +68,9 @@ class NavigateServer:
         return GoalResponse.REJECT
 
     def _accept(self, goal: Navigate.Goal) -> GoalResponse:
-        fleet = self._fleet()
+        admitted, fleet = self._desk.admits(), self._fleet()
+        if not admitted:
+            return self._refuse("busy", self._desk.busy)
         if fleet is None:
             return self._refuse("inactive", "the fleet is not active or has no map yet")
         if len(goal.robots) != len(goal.goals) or not goal.robots:
@@ -77,6 +90,14 @@ class NavigateServer:
                 return self._refuse("goal", str(error))
             except ValueError as error:
                 return self._refuse("pose", f"goal of '{name}': {error}")
+        now, most = time.monotonic(), REMEMBERED + 4 * len(fleet.names)
+        while self._accepted and now - self._accepted[0] >= RESULT_KEPT:
+            self._accepted.popleft()
+        if len(self._accepted) >= most:
+            return self._refuse(
+                "busy", f"busy: more than {most} goals in {RESULT_KEPT:.0f} s; send again later"
+            )
+        self._accepted.append(now)
         return GoalResponse.ACCEPT
 
     async def _execute(self, handle) -> Navigate.Result:

@@ -56,22 +56,26 @@ class Operator:
         self._node = node
         self._loading = False
         commands = {
-            "stop_robot": self._stop_robot, "resume_robot": self._resume_robot,
-            "add_robot": self._add_robot, "remove_robot": self._remove_robot,
+            "resume_robot": self._resume_robot, "add_robot": self._add_robot,
+            "remove_robot": self._remove_robot,
         }  # fmt: skip
         self._services = [
-            node.create_service(Trigger, "fleet/stop", self._stop),
-            node.create_service(Trigger, "fleet/resume", self._resume),
-            node.create_service(LoadPolicy, "fleet/load_policy", self._load_policy),
+            node.serve(Trigger, "fleet/stop", self._stop, stop=True),
+            node.serve(RobotCommand, "fleet/stop_robot", partial(self._command, self._stop_robot), stop=True),
+            node.serve(Trigger, "fleet/resume", self._resume),
+            node.serve(LoadPolicy, "fleet/load_policy", self._load_policy),
             *(
-                node.create_service(RobotCommand, f"fleet/{name}", partial(self._command, act))
+                node.serve(RobotCommand, f"fleet/{name}", partial(self._command, act))
                 for name, act in commands.items()
             ),
         ]
         self._emergency = node.listen(Bool, "fleet/emergency_stop", self.emergency_stop, RELIABLE)
+        node.desk.stops_come_by(self._emergency)
 
     def destroy(self) -> None:
         """End all services."""
+        for stop in (*self._services[:2], self._emergency):
+            self._node.desk.no_more_stops_by(stop)
         for service in self._services:
             self._node.destroy_service(service)
         self._node.destroy_subscription(self._emergency)
@@ -91,7 +95,8 @@ class Operator:
     def _stop_fleet(self, source: str) -> None:
         node, stops = self._node, self._node.stops
         new, stops.stopped = not stops.stopped, True  # also for a fleet that is still to come
-        if node.fleet is not None:
+        # Who stands already is sent zeros in each period anyway: repeated stops must not keep the node from that.
+        if node.fleet is not None and (new or not node.fleet.stopped or node.fleet.commands.any()):
             node.fleet.stop()
             node.stand()
         if new:
@@ -103,7 +108,7 @@ class Operator:
         new = name not in stops.halted
         stops.halted.add(name)
         index = node.index_of(name)
-        if index is not None:
+        if index is not None and (new or not node.fleet.halted[index] or node.fleet.commands[index].any()):
             node.fleet.stop(index)
             node.fleet.commands[index] = 0.0
             node.wheels.send(name, node.get_clock().now().to_msg())
@@ -176,6 +181,9 @@ class Operator:
         check_names([name], most)
         if name not in node.fleet.names and len(node.fleet.names) >= most:
             raise ValueError(f"the fleet has known {most} robots, as many as parameter 'max_robots' allows")
+        driver = node.presence.driver_of(name)
+        if driver:
+            raise ValueError(f"{driver} drives '{name}'; remove it from that fleet first")
         robot = node.settings.robots_file.entry(name)
         require_tf(robot)
         index = node.fleet.add_robot(robot.config)
