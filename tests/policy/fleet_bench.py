@@ -235,18 +235,18 @@ class Bench:
         while time.monotonic() < end:
             self.executor.spin_once(timeout_sec=0.02)
 
-    def call(self, kind, name, request):
+    def call(self, kind, name, request, seconds=20.0):
         client = self.node.create_client(kind, name)
         self.until(client.service_is_ready, f"service {name}")
         self.spin(0.1)  # the way back may not have been found yet
         future = client.call_async(request)
-        self.until(future.done, f"answer of {name}")
+        self.until(future.done, f"answer of {name}", seconds)
         self.node.destroy_client(client)
         return future.result()
 
-    def change_state(self, transition):
+    def change_state(self, transition, seconds=120.0):  # kernels are compiled in configure
         request = ChangeState.Request(transition=Transition(id=transition))
-        return self.call(ChangeState, "fleet_node/change_state", request).success
+        return self.call(ChangeState, "fleet_node/change_state", request, seconds).success
 
     def set(self, **values):
         parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]

@@ -96,6 +96,7 @@ class CostToGo:
             raise ValueError(f"capacity must be at least 1 field, got {capacity}")
         moves = _checked_moves(moves)
         self._moves = moves.copy() if moves.flags.writeable else moves
+        self._moves.flags.writeable = False  # one kind of array: of each kind a kernel is compiled
         self._capacity = int(capacity)
         self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
 

@@ -26,6 +26,7 @@ from marlgpt_policy.grid import NavGrid, build_grid
 from marlgpt_policy.lone import Lone, LoneConfig
 from marlgpt_policy.occupancy import OccupancyMap
 from marlgpt_policy.peer_state import Rules
+from marlgpt_policy.remedies import OBSTACLE_AFTER
 from marlgpt_policy.right_of_way import FIRST_AFTER
 from marlgpt_policy.stand_in import shortest_ways
 from marlgpt_policy.tracker import Drive, MotionLimits
@@ -126,13 +127,14 @@ def drive_fleet(grid: NavGrid, distances: DistanceField) -> None:
     fleet.decider.patience.idle[:] = FIRST_AFTER + 1  # all are stuck: right of way and joint plans
     run(SECONDS)
     poses[1, :2] += 0.2, 0.15  # pushed away
-    fleet.stop(2)  # and another one stands in the way
+    fleet.stop(2)  # and another one stands in the way ...
     run(2 * SECONDS)
+    run(3 * SECONDS + OBSTACLE_AFTER)  # ... for so long that ways lead around it
     fleet.resume(2)
     fleet.remove_robot(3)
     fleet.add_robot(robots[3])
     fleet.replace_map(grid, distances)
-    run(3 * SECONDS)
+    run(4 * SECONDS + OBSTACLE_AFTER)
 
 
 def drive_alone(grid: NavGrid, distances: DistanceField) -> None:

@@ -28,6 +28,7 @@ def sample(moves: np.ndarray | None, robots: int, seed: int = 0) -> list[Observe
     """
     random = np.random.default_rng(seed)
     moves = _grid(random.random((SIDE, SIDE)) > WALLS) if moves is None else _square(moves, random)
+    moves.flags.writeable = False  # as those of a grid: else kernels would be compiled for these alone
     free = np.argwhere(moves[..., 0])
     count = min(robots, len(free) // 2)
     if not count:
@@ -49,7 +50,7 @@ def _square(moves: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """bool[<= SIDE, <= SIDE, 5] part of a grid around one of its free cells; nothing leads out of it."""
     free = np.flatnonzero(moves[..., 0])
     if not len(free):
-        return moves[:0, :0]
+        return moves[:0, :0].copy()
     rows, cols = moves.shape[:2]
     row, col = divmod(int(random.choice(free)), cols)
     top, left = (
