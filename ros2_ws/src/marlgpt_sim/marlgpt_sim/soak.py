@@ -123,9 +123,10 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
     """Simulate one run in this process and write its results, and a small test input if it failed."""
     policy, options = Path(job["policy"]), job["options"]
     scenario = draw(job["seed"], options["minutes"], options["mode"])
-    begun = time.monotonic()
+    begun, cpu = time.monotonic(), time.process_time()
     run = simulate(scenario, policy, options["broken"])
     results = {**run.results(), "options": options, "code": job["code"], "seconds": time.monotonic() - begun}
+    results["cpu_s"] = time.process_time() - cpu
     if run.failure is not None:
         results["input"] = job["input"]
         small = run.scenario.replace(events=tuple(run.recorded), ticks=run.failure.tick + round(1.0 / PERIOD))
