@@ -107,8 +107,12 @@ class NavGrid:
         Cells outside the grid are continued at the same spacing.
         """
         cells = np.asarray(cells, dtype=np.float64)
-        local = np.stack([cells[..., 1], -cells[..., 0]], axis=-1) * self.cell_size
-        return rotate(local, self.origin[2]) + self.origin[:2]
+        x, y, yaw = (float(v) for v in self.origin)
+        cosine, sine = self.cell_size * math.cos(yaw), self.cell_size * math.sin(yaw)
+        centres = np.empty(cells.shape)  # filled in place: this is called many times in each control period
+        centres[..., 0] = cosine * cells[..., 1] + sine * cells[..., 0] + x
+        centres[..., 1] = sine * cells[..., 1] - cosine * cells[..., 0] + y
+        return centres
 
     def centres(self) -> np.ndarray:
         """Return float64[R, C, 2], the centres (x, y) in m of all cells; read-only, made once."""

@@ -13,20 +13,21 @@ import numpy as np
 
 from marlgpt_policy.choice import STAY, Choice
 from marlgpt_policy.claims import RESERVE, distance_to_segment, docking_cell, touched
+from marlgpt_policy.clear_way import free_ahead
 from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.cost_to_go import MOVE_OFFSETS, CostToGo
+from marlgpt_policy.docking import DISPLACED, DOCKING_SPEED
 from marlgpt_policy.fleet import GoalError, RobotConfig, Status
 from marlgpt_policy.fleet_config import check_positive
 from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.peer_state import Cell, Rules, Shown, State
 from marlgpt_policy.peers import Peers
 from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.safety_margins import TRACKING_ERROR
 from marlgpt_policy.tracker import track
 
 STILL_TIME, STILL_WITHIN = 0.5, 0.02
 """A robot joins after its pose has stayed within these metres for these seconds."""
-DISPLACED = 0.35
-"""Share of a cell beside its way at which a robot was pushed off it."""
 LONGEST_PATH = 3
 """Cells held at once: the one being left, the next, and the one after it where that is granted in time."""
 REMEMBER_WAIT = 0.5
@@ -42,6 +43,7 @@ class LoneConfig:
         pose_timeout: Age in s at which a pose is stale and the robot stops.
         latency: Seconds between a pose being measured and its command taking effect.
         arrive_tolerance: Distance in m from a cell's centre that counts as there.
+        pose_error: Bound in m on the error of each robot's poses; cells that leave too little for it are refused.
         temperature: Of sampling from the policy.
         seed: Of sampling.
         message_period: Seconds between states sent when nothing changes.
@@ -53,6 +55,7 @@ class LoneConfig:
     pose_timeout: float = 0.5
     latency: float = 0.2
     arrive_tolerance: float = 0.03
+    pose_error: float = 0.0
     temperature: float = 0.2
     seed: int = 0
     message_period: float = 0.1
@@ -110,13 +113,17 @@ class Lone:
         Raises:
             ValueError: A robot too large for the cells, too fast for the rules, or not among the members.
         """
-        if grid.cell_size < 2 * robot.radius + RESERVE:
+        config = config or LoneConfig()
+        # Edges without a common cell are a cell apart; each of two robots may be beside its own by all of these.
+        errors = 2 * (config.arrive_tolerance + config.pose_error + TRACKING_ERROR)
+        if grid.cell_size < 2 * robot.radius + max(RESERVE, errors):
             raise ValueError(
-                f"robots of radius {robot.radius} m need cells of at least {2 * robot.radius + RESERVE:.2f} m, "
-                f"the grid's are {grid.cell_size} m"
+                f"robots of radius {robot.radius} m with an arrive_tolerance of {config.arrive_tolerance} m and a "
+                f"pose_error of {config.pose_error} m need cells of at least "
+                f"{2 * robot.radius + max(RESERVE, errors):.3f} m, the grid's are {grid.cell_size:.3f} m"
             )
         self.robot, self.grid, self.rules = robot, grid, rules
-        self.config = config or LoneConfig()
+        self.config = config
         self.distances = distances
         self.incarnation = incarnation
         self.peers = Peers(robot.name, rules, incarnation, absent)
@@ -370,12 +377,35 @@ class Lone:
             return
         start, end, _ = self._ends()
         latency = self.config.latency + max(0.0, now - self.pose_time)
+        limits = self.robot.limits.as_row()
+        if not self.docked:
+            limits[0] = min(limits[0], DOCKING_SPEED)
+        share, blocked = self._clear(start, end)
         result = track(
-            self.pose[None], self.command[None], start[None], end[None], np.ones(1), np.zeros(1, bool),
-            np.array([self.robot.drive], np.int8), self.robot.limits.as_row()[None], self.config.control_period,
+            self.pose[None], self.command[None], start[None], end[None], np.array([share]), np.array([blocked]),
+            np.array([self.robot.drive], np.int8), limits[None], self.config.control_period,
             latency=latency, arrive_tolerance=self.config.arrive_tolerance,
         )  # fmt: skip
         self.command = result.commands[0]
+
+    def _clear(self, start: np.ndarray, end: np.ndarray) -> tuple[float, bool]:
+        """Share of the way that the newest known places of others leave, and whether the robot must stand for them."""
+        others = [
+            known.state.shown.pose
+            for name, known in self.peers.known.items()
+            if name not in self.peers.absent
+        ]
+        reach = 2 * self.robot.radius + (0.5 if self.docked else 1.0) * RESERVE
+        places = np.array(others, dtype=np.float64).reshape(-1, 3)[:, :2].copy()
+        free = free_ahead(
+            self.pose[None, :2].copy(), end[None].copy(), np.ones(1, bool), places, np.arange(1, len(others) + 1),
+            np.array([reach]),
+        )[0]  # fmt: skip
+        length = float(np.hypot(*(end - start)))
+        if length < 1e-6 or not math.isfinite(free):
+            return 1.0, math.isfinite(free)
+        along = float((self.pose[:2] - start) @ (end - start)) / length
+        return min(max((along + free) / length, 0.0), 1.0), free <= 0.0
 
     def _message(self, now: float) -> State | None:
         due = now - self._last_message >= self.config.message_period - 1e-6

@@ -345,6 +345,12 @@ class FleetNode(LifecycleNode):
             "info", "map_accepted", f"map accepted: {rows} x {cols} cells of {grid.cell_size:.2f} m",
             free=int(grid.free.sum()), connected=int((grid.components == 0).sum()),
         )  # fmt: skip
+        margins = self.fleet.margins
+        self.journal.write(
+            "info", "safety_margins", f"robots keep {1e3 * margins.reserve:.0f} mm between them as measured: no two "
+            f"touch while poses are less than {1e3 * margins.pose_error:.1f} mm off (parameters margin, pose_error)",
+            reserve=margins.reserve, pose_error=margins.pose_error,
+        )  # fmt: skip
         self._take_early_goals()
 
     def _replace_map(self, grid: NavGrid, distances: DistanceField) -> None:

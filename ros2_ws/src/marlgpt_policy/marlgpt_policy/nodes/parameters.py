@@ -96,6 +96,13 @@ PARAMETERS: dict[str, Spec] = {
         0.15, "Synchronous: seconds a decision waits for the next goal of a robot that reached one.", 0.0, 5.0
     ),
     "arrive_tolerance": Spec(0.03, "Distance in m from a cell's centre that counts as there.", 0.02, 0.5),
+    "pose_error": Spec(
+        -1.0,
+        "Bound in m on the error of each robot's poses, which the cells must leave room for; -1: what fits into half "
+        "of the room that margin leaves.",
+        -1.0,
+        1.0,
+    ),
     "temperature": Spec(0.2, "Of sampling from the policy; 0 takes the most probable move.", 0.0, 10.0),
     "seed": Spec(0, "Of sampling and of breaking ties.", 0, 2**31 - 1),
     "pose_source": Spec(
@@ -218,6 +225,7 @@ def read(node: LifecycleNode) -> Settings:
         goal_grace=values["goal_grace"],
         latency=_latency(values),
         arrive_tolerance=values["arrive_tolerance"],
+        pose_error=values["pose_error"] if values["pose_error"] >= 0 else None,
         temperature=values["temperature"],
         seed=values["seed"],
         execution=values["execution"],

@@ -191,6 +191,7 @@ class RobotNode(Node):
                 pose_timeout=settings.pose_timeout,
                 latency=settings.latency if settings.latency >= 0 else 2.0 / settings.control_rate,
                 arrive_tolerance=settings.arrive_tolerance,
+                pose_error=max(settings.pose_error, 0.0),
                 temperature=settings.temperature,
                 seed=settings.seed + members.index(self.robot.name),
                 message_period=1.0 / own["message_rate"],
