@@ -13,19 +13,28 @@ class Driven:
 
     def __init__(self, robots=("a", "b")):
         self.dog = Watchdog(list(robots), TIMEOUT)
-        self.now, self.sequence = 100.0, 0
+        self.now, self.sequence, self.incarnation = 100.0, 0, 1
 
-    def beat(self, robots="ab", stopped=False, times=1):
+    def beat(self, robots="ab", stopped=False, times=1, commanded=""):
         for _ in range(times):
             self.now += 0.05
             self.sequence += 1
-            self.dog.heartbeat(self.sequence, stopped, list(robots), self.now)
+            for robot in commanded:
+                self.dog.command(robot, self.now)
+            self.dog.heartbeat(self.sequence, stopped, list(robots), self.now, (self.incarnation, "n"))
         return self
+
+    def other(self, robots="ab", incarnation=7, sequence=0, **said):
+        """A heartbeat of another process at the same time."""
+        self.dog.heartbeat(
+            sequence or self.sequence, False, list(robots), self.now, (incarnation, "other"), **said
+        )
 
     def restart(self, pause=2.0):
         self.now += pause
         self.dog.hold(self.now)
         self.sequence = 0
+        self.incarnation += 1
         return self
 
     @property
@@ -56,8 +65,10 @@ def test_silence_holds_exactly_the_robots_that_were_driven_until_heartbeats_retu
 def test_copies_of_a_heartbeat_are_no_sign_of_life():
     fleet = Driven().beat()
     for k in range(20):
-        fleet.dog.heartbeat(fleet.sequence, False, ["a", "b"], fleet.now + k * 0.02)
+        fleet.dog.heartbeat(fleet.sequence - k % 2, False, ["a", "b"], fleet.now + k * 0.02, (1, "n"))
     assert fleet.dog.hold(fleet.now + TIMEOUT) == ["a", "b"]
+    fleet.dog.heartbeat(fleet.sequence, False, ["a", "b"], fleet.now + 9.0, (1, "n"))
+    assert fleet.dog.hold(fleet.now + 9.0) == ["a", "b"], "not after the silence either"
 
 
 def test_robots_that_join_are_learnt_and_removed_ones_left_alone():
@@ -108,7 +119,7 @@ def test_stops_that_are_not_confirmed_are_repeated_at_intervals():
 @pytest.mark.parametrize("pause", [0.05, 2.0])
 def test_a_restarted_fleet_inherits_its_stop(pause):
     fleet = Driven().beat(times=5).beat(stopped=True, times=5)
-    fleet.restart(pause).beat(times=8)
+    fleet.restart(pause).beat(times=18)  # it counts once the one before is silent
     assert fleet.held == ["a", "b"]
     assert fleet.dog.repeats(fleet.now) == [None]
     assert fleet.beat(stopped=True).beat().held == []
@@ -134,6 +145,65 @@ def test_a_restarted_fleet_that_does_not_know_a_robot_is_stopped_until_resumed()
     assert fleet.beat("abc").held == []
 
 
+def test_heartbeats_of_another_fleet_are_not_heard():
+    fleet = Driven().beat()
+    for k in range(40):
+        fleet.now += 0.05
+        fleet.other("cd", sequence=k + 1)
+    assert fleet.held == ["a", "b"] and fleet.dog.silent and fleet.dog.foreign == 40
+    assert list(fleet.dog.known) == ["a", "b"]
+
+
+def test_a_second_sender_keeps_nobody_silent_when_the_commands_cease():
+    fleet = Driven().beat(times=5, commanded="ab")
+    for k in range(60):  # the first one is dead; the other says that it drives the same robots
+        fleet.now += 0.05
+        fleet.other(sequence=k + 1)
+        if k * 0.05 > 2 * TIMEOUT:
+            assert fleet.held == ["a", "b"] and fleet.dog.uncommanded == {"a", "b"}
+    for k in range(60, 70):
+        fleet.now += 0.05
+        fleet.dog.command("a", fleet.now)
+        fleet.other(sequence=k + 1)
+    assert fleet.held == ["b"], "a is commanded again"
+
+
+def test_whose_commands_cease_is_held_whatever_heartbeats_say():
+    fleet = Driven().beat(times=5, commanded="ab").beat(times=9, commanded="a")
+    assert fleet.held == []
+    assert fleet.beat(times=2, commanded="a").held == ["b"]
+    assert fleet.beat(commanded="ab").held == []
+    assert fleet.beat(robots="a", times=30, commanded="a").held == [], "b is stopped by itself, or gone"
+    assert fleet.beat(robots="ab").held == [], "it may be commanded just after"
+    assert fleet.beat(times=30, commanded="a").held == ["b"]
+
+
+def test_who_takes_over_has_the_timeout_to_send_the_first_command():
+    fleet = Driven().beat(times=5, commanded="ab").restart(2.0).beat()
+    assert fleet.held == []
+    assert fleet.beat(times=11).held == ["a", "b"]
+
+
+def test_two_that_drive_the_same_robots_are_stopped_unless_one_gives_way():
+    fleet = Driven().beat(times=3)
+    for k in range(6):
+        fleet.beat().other(sequence=k + 1)
+    assert fleet.beat(times=20).held == [] and not fleet.dog.contest, "it gave way"
+    for k in range(20):
+        fleet.beat().other(sequence=k + 7)
+    assert fleet.held == ["a", "b"] and fleet.dog.contest == ("n", "other")
+    assert fleet.beat(times=20).held == ["a", "b"], "until resumed"
+    assert fleet.beat(stopped=True).beat().held == [] and not fleet.dog.contest
+
+
+def test_the_one_that_stays_may_be_the_second():
+    fleet = Driven().beat(times=3)
+    for k in range(40):
+        fleet.now += 0.05
+        fleet.other(sequence=k + 1)
+    assert fleet.held == [] and fleet.dog.sender == (7, "other") and not fleet.dog.stopped
+
+
 @given(st.data())
 def test_without_a_confirmed_stop_no_sequence_of_heartbeats_releases_one(data):
     """Restarts, pauses, copies and reordering included: only stopped-then-not-stopped, in order, is a release."""
@@ -142,8 +212,9 @@ def test_without_a_confirmed_stop_no_sequence_of_heartbeats_releases_one(data):
     for _ in range(data.draw(st.integers(1, 30))):
         fleet.now += data.draw(st.sampled_from([0.0, 0.05, 0.4, 0.6, 5.0]))
         fleet.dog.heartbeat(
-            data.draw(st.integers(0, 5)), False, data.draw(st.sampled_from(["ab", "a", ""])), fleet.now
-        )
+            data.draw(st.integers(0, 5)), False, data.draw(st.sampled_from(["ab", "a", ""])), fleet.now,
+            (data.draw(st.integers(1, 3)), "n"),
+        )  # fmt: skip
         assert fleet.held == ["a", "b"]
 
 
@@ -155,5 +226,6 @@ def test_after_silence_everything_that_was_driven_last_is_held(data):
         robots = data.draw(st.sampled_from(["ab", "abcd", "a", ""]))
         if data.draw(st.booleans()):
             fleet.dog.emergency_stop(data.draw(st.sampled_from([None, "a", "b"])), fleet.now)
-        fleet.dog.heartbeat(data.draw(st.integers(0, 5)), data.draw(st.booleans()), robots, fleet.now)
+        sender = data.draw(st.integers(1, 3)), "n"
+        fleet.dog.heartbeat(data.draw(st.integers(0, 5)), data.draw(st.booleans()), robots, fleet.now, sender)
         assert set(fleet.dog.hold(fleet.now + TIMEOUT)) >= fleet.dog.driven

@@ -33,12 +33,12 @@ class Bench:
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.watchdog)
         self.executor.add_node(self.node)
-        self.sequence = 0
+        self.sequence, self.incarnation = 0, 1
         self.commands = {name: [] for name in "abc"}
         self.health, self.stops = [], {name: [] for name in ("fleet", "a", "b")}
-        kind = TwistStamped if values.get("stamped_cmd_vel") else Twist
+        self.wheels, self.kind = {}, TwistStamped if values.get("stamped_cmd_vel") else Twist
         for name, heard in self.commands.items():
-            self.node.create_subscription(kind, f"{name}/cmd_vel", heard.append, 10)
+            self.node.create_subscription(self.kind, f"{name}/cmd_vel", heard.append, 10)
         for name, heard in self.stops.items():
             self.node.create_subscription(Bool, f"{name}/emergency_stop", heard.append, 10)
         self.node.create_subscription(
@@ -63,20 +63,38 @@ class Bench:
             assert time.monotonic() < end, f"no {what} within {seconds} s"
             self.executor.spin_once(timeout_sec=0.01)
 
-    def beat(self, times=1, robots=("a", "b"), stopped=False, stamp=0.0):
+    def beat(self, times=1, robots=("a", "b"), stopped=False, stamp=0.0, drive=(), **said):
+        """Send heartbeats, 50 ms apart, and a command before each to the robots in ``drive``."""
         for _ in range(times):
             self.sequence += 1
-            message = Heartbeat(sequence=self.sequence, stopped=stopped, robots=list(robots))
+            for robot in drive:
+                self.drive(robot)
+            message = Heartbeat(
+                sequence=self.sequence, stopped=stopped, robots=list(robots), incarnation=self.incarnation
+            )
+            for name, value in said.items():
+                setattr(message, name, value)
             message.header.stamp.sec = int(stamp)
             self.heartbeat.publish(message)
             self.spin(0.05)
 
+    def drive(self, robot):
+        """Command a robot as a fleet node does."""
+        if robot not in self.wheels:
+            topic = f"{robot}/cmd_vel"
+            self.wheels[robot] = self.node.create_publisher(self.kind, topic, 10)
+            self.until(lambda: self.wheels[robot].get_subscription_count() > 1, "discovery")
+        command = self.kind()
+        getattr(command, "twist", command).linear.x = 0.5
+        self.wheels[robot].publish(command)
+
     def heard(self):
-        """Names of the robots that were sent a command since the last call; every command is zero."""
+        """Names of the robots that the watchdog commanded since the last call; every command is zero."""
         names = ""
         for name, commands in self.commands.items():
-            for command in commands:
-                twist = getattr(command, "twist", command)
+            twists = [getattr(command, "twist", command) for command in commands]
+            commands[:] = [twist for twist in twists if twist.linear.x != 0.5]
+            for twist in commands:
                 assert (twist.linear.x, twist.linear.y, twist.angular.z) == (0.0, 0.0, 0.0)
             names += name if commands else ""
             commands.clear()
@@ -118,7 +136,7 @@ def test_zeros_go_out_from_silence_until_heartbeats_return_and_to_robots_that_jo
     assert bench.heard() == "ac", "b has left the fleet"
     bench.until(lambda: bench.health and bench.health[-1].level == DiagnosticStatus.ERROR, "diagnostics")
     assert bench.health[-1].message == "the fleet node is silent: robots are held at standstill"
-    bench.sequence = 0  # another process
+    bench.sequence, bench.incarnation = 0, 2  # another process
     bench.beat(4, robots=("a", "c"))
     bench.heard()
     bench.beat(6, robots=("a", "c"))
@@ -182,6 +200,61 @@ def test_one_robot_is_stopped_alone(bench):
     bench.heard()
     bench.beat(4)
     assert bench.heard() == ""
+
+
+@pytest.mark.parametrize("stamped", [False, True])
+def test_robots_that_get_no_commands_are_held_though_heartbeats_come(bench, stamped):
+    bench = bench(stamped_cmd_vel=stamped)
+    bench.beat(10, drive="ab")
+    bench.heard()
+    bench.beat(10, drive="ab")
+    assert bench.heard() == ""
+    bench.beat(20, drive="b")
+    assert bench.heard() == "a"
+    bench.until(
+        lambda: bench.beat(drive="b") or bench.health[-1].level == DiagnosticStatus.ERROR, "diagnostics"
+    )
+    assert bench.health[-1].message == "held, no commands: a"
+    bench.beat(30, drive="b")
+    assert bench.heard() == "a", "its own zeros are no commands"
+    bench.beat(4, drive="ab")
+    bench.heard()
+    bench.beat(10, drive="ab")
+    assert bench.heard() == ""
+
+
+def test_foreign_heartbeats_are_no_sign_of_life(bench):
+    """Those of another fleet, of a node that waits, and of one that says that it drives and does not."""
+    bench = bench()
+    for said in (
+        {"robots": ["c", "d"], "incarnation": 8},
+        {"phase": Heartbeat.WAITING, "incarnation": 8},
+        {"phase": Heartbeat.CANDIDATE, "incarnation": 8},
+        {"node": "other", "incarnation": 9},
+    ):
+        bench.incarnation += 10
+        bench.beat(15, drive="ab")
+        bench.heard()
+        bench.beat(25, **said)
+        bench.heard()
+        bench.beat(3, **said)
+        assert bench.heard() == "ab", said
+        bench.spin(0.7)
+
+
+def test_two_that_drive_the_same_robots_are_stopped(bench):
+    bench = bench()
+    bench.beat(5, drive="ab")
+    for _ in range(15):
+        bench.beat(drive="ab")
+        bench.beat(drive="ab", incarnation=9, node="other")
+    bench.stops["fleet"].clear()
+    for _ in range(10):
+        bench.beat(drive="ab")
+        bench.beat(drive="ab", incarnation=9, node="other")
+    assert bench.stops["fleet"] and bench.stops["fleet"][0].data, "both are told"
+    assert bench.heard() == "ab"
+    bench.until(lambda: bench.health and "drive the same robots" in bench.health[-1].message, "diagnostics")
 
 
 def test_heartbeats_beyond_the_limits_are_refused_and_no_sign_of_life(bench):

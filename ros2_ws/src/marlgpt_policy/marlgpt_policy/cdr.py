@@ -20,6 +20,7 @@ CHILD_FRAMES = {"odom": 1, "pose": 0, "pose_stamped": 0}
 """Strings between the header and the pose, by the source of poses."""
 BEHIND = {"odom": 36 * 8 + 6 * 8 + 36 * 8, "pose": 36 * 8, "pose_stamped": 0}
 """Bytes of covariances and twist behind the pose."""
+MARK = struct.pack("<d", -0.0)
 LITTLE, BIG = b"\x00\x01\x00\x00", b"\x00\x00\x00\x00"
 
 Pose = tuple[int, str, float, float, float, float, float, float]
@@ -126,8 +127,16 @@ def text(value: str) -> bytes:
 class TwistWriter:
     """Writes the velocity commands of one robot: Twist or, with a frame, TwistStamped; little endian."""
 
-    def __init__(self, frame: str | None = None) -> None:
-        """``frame`` is that of the header; None writes messages without a header."""
+    def __init__(self, frame: str | None = None, marked: bool = False) -> None:
+        """``frame`` is that of the header; None writes messages without a header.
+
+        ``marked`` ones have a negative zero for the vertical velocity, which no base drives: :func:`is_marked`.
+        """
+        self._start(frame)
+        if marked:
+            self._data[self._at + 16 : self._at + 24] = MARK
+
+    def _start(self, frame: str | None) -> None:
         if frame is None:
             self._data, self._at, self._stamped = bytearray(LITTLE + bytes(48)), HEAD, False
             return
@@ -143,6 +152,11 @@ class TwistWriter:
         _LINEAR.pack_into(self._data, self._at, vx, vy)
         _ANGULAR.pack_into(self._data, self._at + 40, wz)
         return bytes(self._data)
+
+
+def is_marked(data: bytes) -> bool:
+    """Whether the bytes of a Twist or TwistStamped come from a writer that marks them."""
+    return data[-32:-24] == MARK
 
 
 _STAMP, _LINEAR, _ANGULAR = Struct("<iI"), Struct("<2d"), Struct("<d")

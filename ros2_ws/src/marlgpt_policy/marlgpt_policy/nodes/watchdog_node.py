@@ -1,9 +1,9 @@
 """Node `watchdog_node`: a process beside the fleet node that stops the robots when it no longer can.
 
-Hears ``fleet/heartbeat`` and the emergency stops ``fleet/emergency_stop`` and ``<robot>/emergency_stop`` (Bool, true
-stops); sends zero velocity to the robots and reports on ``/diagnostics``. Its rules are those of
-:mod:`marlgpt_policy.watchdog`; its clock is the wall's, also where ``use_sim_time`` is set. Then the simulated time
-serves to tell a paused simulation from a dead fleet node, in words: the zeros go out in either case.
+Hears ``fleet/heartbeat``, the robots' commands, and the emergency stops ``fleet/emergency_stop`` and
+``<robot>/emergency_stop`` (Bool, true stops); sends zero velocity to the robots and reports on ``/diagnostics``. Its
+rules are those of :mod:`marlgpt_policy.watchdog`; its clock is the wall's, also where ``use_sim_time`` is set. Then the
+simulated time serves to tell a paused simulation from a dead fleet node, in words: the zeros go out in either case.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import Twist, TwistStamped
 from marlgpt_msgs.msg import Heartbeat
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
@@ -24,8 +25,11 @@ from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Bool
 
+from marlgpt_policy.cdr import is_marked
+from marlgpt_policy.nodes.health import listed
+from marlgpt_policy.nodes.journal import short
 from marlgpt_policy.nodes.parameters import STRINGS, Spec, check_names, declare, robots_of
-from marlgpt_policy.nodes.qos import RELIABLE
+from marlgpt_policy.nodes.qos import BEST_EFFORT, RELIABLE
 from marlgpt_policy.nodes.wheels import Wheels
 from marlgpt_policy.watchdog import Watchdog
 
@@ -65,14 +69,14 @@ class WatchdogNode(Node):
             )
         # Two periods early: one until the next check, one for a check that comes late.
         self.watchdog = Watchdog(robots, timeout - 2 / rate)
-        self._wheels = Wheels(self)
+        self._wheels = Wheels(self, marked=True)
         self._stops: dict[str | None, tuple] = {}
         self._connect(None)
         for robot in robots:
             self._connect(robot)
         self.rejected = 0
         self._logged_refusal = -1e9
-        self._was = (False, False, frozenset(), frozenset())
+        self._was = (False, False, frozenset(), frozenset(), frozenset())
         self._alone_since = 0.0  # when the silence began, wall s
         self._stamp_heard: float | None = None  # stamp of the last heartbeat, node clock, s
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
@@ -92,19 +96,30 @@ class WatchdogNode(Node):
             self.create_subscription(Bool, topic, partial(self._on_stop, robot), RELIABLE),
         )
         if robot is not None:
-            self._wheels.add(self._fleet.entry(robot))
+            entry = self._fleet.entry(robot)
+            self._wheels.add(entry)
+            kind, heard = TwistStamped if entry.stamped_cmd_vel else Twist, partial(self._on_command, robot)
+            self.create_subscription(kind, entry.cmd_vel_topic, heard, BEST_EFFORT, raw=True)
 
     def _on_stop(self, robot: str | None, message: Bool) -> None:
         if message.data:
             self.watchdog.emergency_stop(robot, time.monotonic())
             self._check()
 
+    def _on_command(self, robot: str, data: bytes) -> None:
+        if not is_marked(data):  # its own zeros come back
+            self.watchdog.command(robot, time.monotonic())
+
     def _on_heartbeat(self, message: Heartbeat) -> None:
+        if message.phase != Heartbeat.DRIVING:
+            return  # it commands nobody
+        dog, sender = self.watchdog, (message.incarnation, short(message.node))
         try:
-            if len(message.robots) > self._most:
-                raise ValueError(
-                    f"it names {len(message.robots)} robots, parameter max_robots is {self._most}"
-                )
+            most = max(len(message.robots), len(message.standing))
+            if most > self._most:
+                raise ValueError(f"it names {most} robots, parameter max_robots is {self._most}")
+            if not dog.concerns(sender, (*message.robots, *message.standing)):
+                return
             new = [robot for robot in message.robots if robot not in self._stops]
             check_names(new, self._most - len(self._stops) + 1)
             for robot in new:
@@ -119,7 +134,9 @@ class WatchdogNode(Node):
             return
         for robot in new:
             self._connect(robot)
-        self.watchdog.heartbeat(message.sequence, message.stopped, list(message.robots), time.monotonic())
+        dog.heartbeat(
+            message.sequence, message.stopped, message.robots, time.monotonic(), sender, message.standing
+        )
         self._stamp_heard = stamp
 
     def _check(self) -> None:
@@ -137,9 +154,11 @@ class WatchdogNode(Node):
     def _report(self, now: float, held: list[str]) -> None:
         """Log what has changed since the last check, once."""
         dog, log = self.watchdog, self.get_logger()
-        silent, stopped, halted, orphans = self._was
-        self._was = (dog.silent, dog.stopped, frozenset(dog.halted), frozenset(dog.orphans))
-        if self._was == (silent, stopped, halted, orphans):
+        silent, stopped, halted, orphans, uncommanded = self._was
+        self._was = (
+            dog.silent, dog.stopped, frozenset(dog.halted), frozenset(dog.orphans), dog.uncommanded
+        )  # fmt: skip
+        if self._was == (silent, stopped, halted, orphans, uncommanded):
             return
         if dog.silent and not silent:
             self._alone_since = now - dog.age(now)
@@ -148,6 +167,12 @@ class WatchdogNode(Node):
             )
         if silent and not dog.silent:
             log.info(f"heartbeats are back after {now - self._alone_since:.2f} s")
+        if not dog.silent and (lost := sorted(dog.uncommanded - uncommanded)):
+            log.error(
+                f"no commands for {listed(lost)} though heartbeats come: zero velocity until they return"
+            )
+        if dog.stopped and not stopped and dog.contest:
+            log.error(f"{' and '.join(dog.contest)} drive the same robots: fleet stopped; end one and resume")
         if dog.stopped != stopped:
             log.warning("the fleet is stopped until resumed" if dog.stopped else "the fleet is resumed")
         for robot in sorted(halted ^ dog.halted):
@@ -172,6 +197,10 @@ class WatchdogNode(Node):
             level, text = DiagnosticStatus.WARN, "simulated time stands still: robots are held at standstill"
         elif dog.overdue(now):
             level, text = DiagnosticStatus.ERROR, "the fleet node is silent: robots are held at standstill"
+        elif dog.contest:
+            level, text = DiagnosticStatus.ERROR, f"drive the same robots: {' and '.join(dog.contest)}"
+        elif dog.uncommanded:
+            level, text = DiagnosticStatus.ERROR, f"held, no commands: {listed(sorted(dog.uncommanded))}"
         elif dog.orphans:
             level, text = (
                 DiagnosticStatus.ERROR,
@@ -185,6 +214,9 @@ class WatchdogNode(Node):
             "heartbeat_age_s": "none" if age is None else f"{age:.2f}",
             "held_robots": str(len(dog.hold(now))),
             "known_robots": str(len(dog.known)),
+            "uncommanded_robots": str(len(dog.uncommanded)),
+            "fleet_node": "none" if dog.sender is None else dog.sender[1],
+            "foreign_heartbeats": str(dog.foreign),
             "rejected_messages": str(self.rejected),
         }
         status = DiagnosticStatus(level=level, name="marlgpt: watchdog", message=text, hardware_id="watchdog")

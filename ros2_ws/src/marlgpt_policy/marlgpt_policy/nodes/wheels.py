@@ -15,9 +15,12 @@ from marlgpt_policy.robots_file import RobotEntry
 class Wheels:
     """The publishers of robots' commands: created when a robot is first named, since discovery takes time."""
 
-    def __init__(self, node: Node) -> None:
-        """Publish from ``node``, for each robot on its topic: TwistStamped or Twist, as its entry says."""
-        self._node = node
+    def __init__(self, node: Node, marked: bool = False) -> None:
+        """Publish from ``node``, for each robot on its topic: TwistStamped or Twist, as its entry says.
+
+        ``marked`` commands are told from others by :func:`marlgpt_policy.cdr.is_marked`.
+        """
+        self._node, self._marked = node, marked
         self._publishers: dict = {}
         self._writers: dict[str, TwistWriter] = {}
 
@@ -26,7 +29,9 @@ class Wheels:
         if robot.name not in self._publishers:
             kind = TwistStamped if robot.stamped_cmd_vel else Twist
             self._publishers[robot.name] = self._node.create_publisher(kind, robot.cmd_vel_topic, LAST)
-            self._writers[robot.name] = TwistWriter(robot.base_frame if robot.stamped_cmd_vel else None)
+            self._writers[robot.name] = TwistWriter(
+                robot.base_frame if robot.stamped_cmd_vel else None, self._marked
+            )
 
     def remove(self, robot: str) -> None:
         """Send the robot nothing any more."""
