@@ -22,7 +22,8 @@ import itertools
 import math
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -57,8 +58,7 @@ MOST = 400
 """Successors of a state at most."""
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(NamedTuple):
     """Motion rules; the defaults are the ones that hold, the others are older or broken.
 
     Attributes:
@@ -86,36 +86,20 @@ class Rules:
     displaced_claims: bool = True
     back_once: bool = True
 
-    def row(self) -> np.ndarray:
-        """int64[10], what the kernels take."""
-        return np.array([int(value) for value in vars(self).values()], dtype=np.int64)
-
 
 NEW = Rules()
 OLD = Rules(every_claim=False, whole_way=False, settle_limited=True, docking_looks=False)
 RULES = {
     "new": NEW,
     "old": OLD,
-    "last-claim": replace(NEW, every_claim=False),
-    "begins-off-centre": replace(NEW, begins_at_centre=False),
-    "let-go": replace(NEW, displaced_claims=False, back_once=False),
-    "settle-limited": replace(NEW, settle_limited=True),
-    "turn-back-followed": replace(NEW, turn_back_followed=True),
-    "docking-blind": replace(NEW, docking_looks=False),
-    "others-blind": replace(NEW, others_look=False),
+    "last-claim": NEW._replace(every_claim=False),
+    "begins-off-centre": NEW._replace(begins_at_centre=False),
+    "let-go": NEW._replace(displaced_claims=False, back_once=False),
+    "settle-limited": NEW._replace(settle_limited=True),
+    "turn-back-followed": NEW._replace(turn_back_followed=True),
+    "docking-blind": NEW._replace(docking_looks=False),
+    "others-blind": NEW._replace(others_look=False),
 }
-(
-    EVERY,
-    WHOLE,
-    SETTLE_LIMITED,
-    TURN_FOLLOWED,
-    LOOKS,
-    OTHERS_LOOK,
-    PLAN_FROM,
-    AT_CENTRE,
-    KEEPS_CLAIMS,
-    BACK_ONCE,
-) = range(10)
 
 
 @dataclass(frozen=True)
@@ -162,11 +146,11 @@ GRIDS = {
 """Every small grid that matters: "." is a cell."""
 
 
-class Board:
-    """A grid of at most 14 cells with its distances in tables.
+class Tables(NamedTuple):
+    """A board, as the kernels take it.
 
     Attributes:
-        cells: int[m, 2] rows and columns.
+        xy: float64[m, 2] cells.
         neighbours: int64[m, 4] cells beside each, -1 for none.
         edge: int64[m, m] number of the edge from one cell to another, -1 for none.
         limit: int64[e, e, UNITS + 1] how far a robot may be on the first edge while another one is at this progress of
@@ -175,7 +159,35 @@ class Board:
         stand: int64[e, m, 4, 8] the same for one that stands at a cell with an offset.
         cycles: int64[k, 8] cells of cycles, in both directions, padded with -1.
         spots: float64[s, 2] places off the grid: the middles of edges and of four cells.
-        symmetries: int64[g, m] permutations of cells that leave the grid as it is; and of spots and directions.
+        directions: float64[4, 2] steps to the cells beside.
+        keep, reserve: Distance that the rules keep between centres, and how much of it is for errors, cells.
+        settles: Units before the centre at which a robot counts as there.
+        turn_slack, straight_slack: Units that a follower may be ahead of its leader by the older rules.
+    """
+
+    xy: np.ndarray
+    neighbours: np.ndarray
+    edge: np.ndarray
+    limit: np.ndarray
+    slant: np.ndarray
+    stand: np.ndarray
+    cycles: np.ndarray
+    spots: np.ndarray
+    directions: np.ndarray
+    keep: float
+    reserve: float
+    settles: int
+    turn_slack: int
+    straight_slack: int
+
+
+class Board:
+    """A grid of at most 14 cells with its distances in tables (:class:`Tables`).
+
+    Attributes:
+        cells: int[m, 2] rows and columns.
+        symmetries: int64[g, 16], int64[g, s], int64[g, 4] the cells, spots and directions that take the place of each
+            under the symmetries of the grid.
     """
 
     def __init__(self, rows: tuple[str, ...], body: Body) -> None:
@@ -262,17 +274,13 @@ class Board:
             turns.append([int(np.argmin(np.abs(DIRECTIONS - d).sum(axis=1))) for d in turned])
         self.symmetries = np.array(cells), np.array(spots).reshape(len(cells), -1), np.array(turns)
 
-    def args(self) -> tuple:
+    def tables(self) -> Tables:
         """What the kernels take."""
-        sizes = np.array([self.body.keep, (1 / math.sqrt(2) - self.body.contact) / 2])
-        slacks = (
-            int((1 - math.sqrt(2) * self.body.keep) * UNITS),
-            int(min(0.5, 1 - self.body.keep) * UNITS),
-            self.body.settles,
-        )
-        return (
-            self.xy, self.neighbours, self.edge, self.limit, self.slant, self.stand, self.cycles, self.spots, sizes,
-            np.array(slacks, dtype=np.int64), DIRECTIONS.astype(np.float64),
+        body = self.body
+        return Tables(
+            self.xy, self.neighbours, self.edge, self.limit, self.slant, self.stand, self.cycles, self.spots,
+            DIRECTIONS.astype(np.float64), body.keep, (1 / math.sqrt(2) - body.contact) / 2, body.settles,
+            int((1 - math.sqrt(2) * body.keep) * UNITS), int(min(0.5, 1 - body.keep) * UNITS),
         )  # fmt: skip
 
 
@@ -383,7 +391,7 @@ def _end_claims(s, i):
 @numba.njit(cache=True)
 def limit_of(s, i, board, rules):
     """How far robot ``i`` may be on its edge, in units."""
-    xy, neighbours, edge, limit, slant, stand, cycles, spots, sizes, slacks, directions = board
+    xy, edge = board.xy, board.edge
     cell, mine = s[i, T], s[i, RT]
     own = edge[s[i, C], cell]
     best = UNITS
@@ -393,7 +401,7 @@ def limit_of(s, i, board, rules):
         leads = False
         for slot in range(3):
             where, rank = _claim(s[j], slot)
-            if where == cell and (rank < mine if rules[EVERY] else rank == mine - 1):
+            if where == cell and (rank < mine if rules.every_claim else rank == mine - 1):
                 leads = True
         if not leads:
             continue
@@ -402,25 +410,25 @@ def limit_of(s, i, board, rules):
             return 0
         if r[C] != cell and r[T] != cell:
             return 0
-        if not rules[WHOLE]:
+        if not rules.whole_way:
             if r[C] != cell:
                 return 0
             ahead = r[P] if r[T] != r[C] else 0
             straight = r[T] != r[C] and xy[r[T], 0] - xy[r[C], 0] == xy[cell, 0] - xy[s[i, C], 0]
             straight = straight and xy[r[T], 1] - xy[r[C], 1] == xy[cell, 1] - xy[s[i, C], 1]
-            best = min(best, ahead + (slacks[1] if straight else slacks[0]))
+            best = min(best, ahead + (board.straight_slack if straight else board.turn_slack))
             continue
         if r[T] == r[C]:
-            best = min(best, stand[own, cell, r[OFF_DIR], r[OFF]])
-            if rules[AT_CENTRE]:
-                best = min(best, stand[own, cell, 0, 0])
+            best = min(best, board.stand[own, cell, r[OFF_DIR], r[OFF]])
+            if rules.begins_at_centre:
+                best = min(best, board.stand[own, cell, 0, 0])
         else:
-            away = r[P] if r[C] != cell or not rules[AT_CENTRE] or r[P] > slacks[2] else 0
-            best = min(best, limit[own, edge[r[C], r[T]], away])
+            away = r[P] if r[C] != cell or not rules.begins_at_centre or r[P] > board.settles else 0
+            best = min(best, board.limit[own, edge[r[C], r[T]], away])
             if r[OFF] > 0:
-                best = min(best, slant[own, edge[r[C], r[T]], r[OFF_DIR], r[OFF]])
+                best = min(best, board.slant[own, edge[r[C], r[T]], r[OFF_DIR], r[OFF]])
             if r[C] != cell and r[X] != NONE:
-                best = min(best, limit[own, edge[r[T], r[X]], 0])
+                best = min(best, board.limit[own, edge[r[T], r[X]], 0])
         if s[i, OFF] > 0:
             best = min(best, _beside(s, i, j, board, rules))
     return best
@@ -429,17 +437,17 @@ def limit_of(s, i, board, rules):
 @numba.njit(cache=True)
 def _beside(s, i, j, board, rules):
     """The limit that robot ``j`` is to ``i``, who begins its edge beside it, along the line that ``i`` is on."""
-    xy, keep, directions = board[0], board[8][0], board[10]
+    xy, keep, directions = board.xy, board.keep, board.directions
     aside = directions[s[i, OFF_DIR]] * (s[i, OFF] / UNITS)
     along = xy[s[i, T]] - xy[s[i, C]]
     if abs(along[0] * aside[0] + along[1] * aside[1]) > 0.0:
         return UNITS
     start, goal, r = xy[s[i, C]] + aside, xy[s[i, T]] + aside, s[j]
     here = np.empty(2)
-    here[0], here[1] = _place(r, xy, board[7], directions)
+    here[0], here[1] = _place(r, xy, board.spots, directions)
     best = _reach(start, goal, here, xy[r[T]], keep)
     nearest = xy[r[C]] + (xy[r[T]] - xy[r[C]]) * (r[P] / UNITS if r[T] != r[C] else 0.0)
-    if rules[AT_CENTRE] and r[C] == s[i, T] and (r[T] == r[C] or r[P] <= board[9][2]):
+    if rules.begins_at_centre and r[C] == s[i, T] and (r[T] == r[C] or r[P] <= board.settles):
         nearest = xy[r[C]]
     best = min(best, _reach(start, goal, nearest, xy[r[T]], keep))
     if r[C] != s[i, T] and r[X] != NONE:
@@ -471,7 +479,7 @@ def _shut(s, cell):
 @numba.njit(cache=True)
 def _ready(s, i, rules):
     r = s[i]
-    if r[MODE] != ON or r[X] != NONE or r[BACK] or (r[T] != r[C] and r[P] < rules[PLAN_FROM]):
+    if r[MODE] != ON or r[X] != NONE or r[BACK] or (r[T] != r[C] and r[P] < rules.plan_from):
         return False
     return _holder(s, r[T]) == i
 
@@ -479,11 +487,11 @@ def _ready(s, i, rules):
 @numba.njit(cache=True)
 def _near_one_off_grid(s, i, cell, board):
     """Whether a cell is closed to robot ``i`` because one off the grid stands or docks near it."""
-    xy, spots, keep = board[0], board[7], board[8][0]
+    xy, spots, keep = board.xy, board.spots, board.keep
     reach = math.hypot(keep, 0.5)
     for j in range(len(s)):
         if j != i and s[j, MODE] != ON:
-            x, y = _place(s[j], xy, spots, board[10])
+            x, y = _place(s[j], xy, spots, board.directions)
             ex, ey = (xy[s[j, C], 0], xy[s[j, C], 1]) if s[j, MODE] == DOCKING else (x, y)
             if _apart(xy[cell, 0], xy[cell, 1], x, y, ex, ey) < reach:
                 return True
@@ -493,7 +501,7 @@ def _near_one_off_grid(s, i, cell, board):
 @numba.njit(cache=True)
 def _in_the_way(s, i, board):
     """Whether robot ``i`` on its edge has to wait for one off the grid, as ``docking.py`` has it."""
-    xy, spots, keep, directions = board[0], board[7], board[8][0], board[10]
+    xy, spots, keep, directions = board.xy, board.spots, board.keep, board.directions
     x, y = _place(s[i], xy, spots, directions)
     ex, ey = xy[s[i, T], 0], xy[s[i, T], 1]
     for j in range(len(s)):
@@ -512,8 +520,8 @@ def _in_the_way(s, i, board):
 @numba.njit(cache=True)
 def _may_dock(s, i, cell, board):
     """Whether the way of robot ``i`` off the grid to ``cell`` is clear, as ``Docking._too_close`` has it."""
-    xy, spots, sizes, directions = board[0], board[7], board[8], board[10]
-    keep, reserve = sizes
+    xy, spots, directions = board.xy, board.spots, board.directions
+    keep, reserve = board.keep, board.reserve
     for j in range(len(s)):
         for slot in range(3):
             if j != i and _claim(s[j], slot)[0] == cell:
@@ -546,7 +554,7 @@ def _may_dock(s, i, cell, board):
 @numba.njit(cache=True)
 def _docks_on(s, i, board):
     """Whether a docking robot's way is clear of where the others are, those left out from which it drives away."""
-    xy, spots, keep, directions = board[0], board[7], board[8][0], board[10]
+    xy, spots, keep, directions = board.xy, board.spots, board.keep, board.directions
     x, y = _place(s[i], xy, spots, directions)
     for j in range(len(s)):
         if j != i:
@@ -563,7 +571,7 @@ def _docks_on(s, i, board):
 @numba.njit(cache=True)
 def _swept(s, t, i, board):
     """Least distance of robot ``i``, on its way from where it is in ``s`` to where it is in ``t``, from the others."""
-    xy, spots, directions = board[0], board[7], board[10]
+    xy, spots, directions = board.xy, board.spots, board.directions
     ax, ay = _place(s[i], xy, spots, directions)
     bx, by = _place(t[i], xy, spots, directions)
     least = np.inf
@@ -577,7 +585,7 @@ def _swept(s, t, i, board):
 @numba.njit(cache=True)
 def _begin(s, i, cell, board):
     """Robot ``i`` claims ``cell`` and begins the edge to it, or appends it to the one it is on."""
-    directions, xy = board[10], board[0]
+    directions, xy = board.directions, board.xy
     place = _length(s, cell)
     r = s[i]
     if r[T] != r[C]:
@@ -599,7 +607,7 @@ def _along(r, xy, directions):
 @numba.njit(cache=True)
 def _settle(s, i, board):
     """The edge of robot ``i`` ends."""
-    xy, neighbours, directions = board[0], board[1], board[10]
+    xy, neighbours, directions = board.xy, board.neighbours, board.directions
     r = s[i]
     off = UNITS - r[P]
     back = 0
@@ -617,88 +625,132 @@ def _settle(s, i, board):
 
 @numba.njit(cache=True)
 def successors(s, pushes, lattice, board, rules, out, acts, gaps):
-    """Fill ``out`` int64[MOST, n, FIELDS], ``acts`` (action, robot, cell) and ``gaps``; their number."""
-    xy, neighbours, edge, limit, slant, stand, cycles, spots, sizes, slacks, directions = board
-    n, k = len(s), 0
-    settles = slacks[2]
-    for i in range(n):
+    """Every action that is possible in a state.
+
+    Args:
+        s: int64[n, FIELDS] the state.
+        pushes: How often robots may still be set down off the grid.
+        lattice: int64[k] progress at which robots may stop, units.
+        board: :class:`Tables`.
+        rules: :class:`Rules`.
+        out: int64[MOST, n, FIELDS] for the states that follow.
+        acts: int64[MOST, 3] for (action, robot, cell).
+        gaps: float64[MOST] for the least distance to another robot on the way; inf where nobody moves.
+
+    Returns:
+        Their number.
+    """
+    k = 0
+    for i in range(len(s)):
         r = s[i]
-        moving = r[T] != r[C]
         if r[MODE] == ON:
-            held = bool(rules[OTHERS_LOOK]) and moving and _in_the_way(s, i, board)
-            most = limit_of(s, i, board, rules) if moving else UNITS
-            if moving and not held and most > r[P]:
-                stop = UNITS
-                for point in lattice:
-                    if point > r[P]:
-                        stop = min(stop, point)
-                if r[OFF] > 0:  # first onto its line
-                    stop, most = min(stop, slacks[2]), min(most, slacks[2])
-                stops = (min(stop, most), most)
-                for which in range(2):
-                    if which == 1 and stops[1] == stops[0]:
-                        continue
-                    out[k] = s
-                    out[k, i, P], out[k, i, OFF], out[k, i, OFF_DIR] = stops[which], 0, 0
-                    gaps[k] = _swept(s, out[k], i, board)
-                    acts[k] = (ADVANCE, i, r[T])
-                    k += 1
-            if moving and r[P] >= UNITS - settles and (most >= UNITS or rules[SETTLE_LIMITED]):
-                out[k] = s
-                _settle(out[k], i, board)
-                gaps[k] = np.inf
-                acts[k] = (SETTLE, i, r[T])
-                k += 1
-            if not moving and r[OFF] > 0:
-                out[k] = s
-                out[k, i, OFF], out[k, i, OFF_DIR] = 0, 0
-                gaps[k] = _swept(s, out[k], i, board)
-                acts[k] = (ROLL, i, r[C])
-                k += 1
-            if _ready(s, i, rules):
-                for d in range(4):
-                    cell = neighbours[r[T], d]
-                    if cell < 0:
-                        continue
-                    j = _holder(s, cell)
-                    if j >= 0 and j != i and (not _leaving(s, j, cell) or _shut(s, cell)):
-                        continue
-                    if rules[OTHERS_LOOK] and _near_one_off_grid(s, i, cell, board):
-                        continue
-                    out[k] = s
-                    _begin(out[k], i, cell, board)
-                    gaps[k] = np.inf
-                    acts[k] = (DECIDE, i, cell)
-                    k += 1
-            if moving and not (r[BACK] and rules[BACK_ONCE]):
-                k = _back_out(s, i, most < UNITS or held, settles, board, rules, out, acts, gaps, k)
-            if pushes > 0:
-                k = _pushed(s, i, board, rules, out, acts, gaps, k)
+            k = _on_the_grid(s, i, lattice, board, rules, out, acts, gaps, k)
         elif r[MODE] == AWAY:
-            for cell in range(len(xy)):
-                if _may_dock(s, i, cell, board):
-                    out[k] = s
-                    t = out[k]
-                    _end_claims(t, i)
-                    t[i, RC] = _length(t, cell)
-                    t[i, C], t[i, T] = cell, cell
-                    t[i, RT], t[i, RX], t[i, P], t[i, BACK], t[i, MODE] = 0, 0, 0, 0, DOCKING
-                    gaps[k] = np.inf
-                    acts[k] = (DOCK, i, cell)
-                    k += 1
-        else:
-            if not rules[LOOKS] or _docks_on(s, i, board):
-                out[k] = s
-                out[k, i, P] += 1
-                gaps[k] = _swept(s, out[k], i, board)
-                if out[k, i, P] == DOCK_STEPS:
-                    out[k, i, P], out[k, i, MODE], out[k, i, SPOT] = 0, ON, 0
-                acts[k] = (DOCK_ON, i, r[C])
-                k += 1
-            if pushes > 0:
-                k = _pushed(s, i, board, rules, out, acts, gaps, k)
-    for c in range(len(cycles)):
-        k = _rotate(s, cycles[c], board, rules, out, acts, gaps, k)
+            k = _dock(s, i, board, out, acts, gaps, k)
+        elif not rules.docking_looks or _docks_on(s, i, board):
+            _copy(s, out, k)
+            out[k, i, P] += 1
+            gap = _swept(s, out[k], i, board)
+            if out[k, i, P] == DOCK_STEPS:
+                out[k, i, P], out[k, i, MODE], out[k, i, SPOT] = 0, ON, 0
+            k = _note(k, DOCK_ON, i, r[C], gap, acts, gaps)
+        if pushes > 0 and r[MODE] != AWAY:
+            k = _pushed(s, i, board, rules, out, acts, gaps, k)
+    for c in range(len(board.cycles)):
+        k = _rotate(s, board.cycles[c], board, rules, out, acts, gaps, k)
+    return k
+
+
+@numba.njit(cache=True)
+def _copy(s, out, k):
+    """``out[k] = s``; in one place, because numba takes seconds for each."""
+    for i in range(len(s)):
+        for f in range(FIELDS):
+            out[k, i, f] = s[i, f]
+
+
+@numba.njit(cache=True)
+def _note(k, action, robot, cell, gap, acts, gaps):
+    """Write down what leads to successor ``k``; the number of the next one."""
+    acts[k, 0], acts[k, 1], acts[k, 2], gaps[k] = action, robot, cell, gap
+    return k + 1
+
+
+@numba.njit(cache=True)
+def _on_the_grid(s, i, lattice, board, rules, out, acts, gaps, k):
+    """What a robot on the grid may do by itself."""
+    r = s[i]
+    moving = r[T] != r[C]
+    held = rules.others_look and moving and _in_the_way(s, i, board)
+    most = limit_of(s, i, board, rules) if moving else UNITS
+    if moving and not held:
+        k = _advance(s, i, most, lattice, board, out, acts, gaps, k)
+    if moving and r[P] >= UNITS - board.settles and (most >= UNITS or rules.settle_limited):
+        _copy(s, out, k)
+        _settle(out[k], i, board)
+        k = _note(k, SETTLE, i, r[T], np.inf, acts, gaps)
+    if not moving and r[OFF] > 0:
+        _copy(s, out, k)
+        out[k, i, OFF], out[k, i, OFF_DIR] = 0, 0
+        k = _note(k, ROLL, i, r[C], _swept(s, out[k], i, board), acts, gaps)
+    if _ready(s, i, rules):
+        k = _decide(s, i, board, rules, out, acts, gaps, k)
+    if moving and not (r[BACK] and rules.back_once):
+        k = _back_out(s, i, most < UNITS or held, board, rules, out, acts, gaps, k)
+    return k
+
+
+@numba.njit(cache=True)
+def _advance(s, i, most, lattice, board, out, acts, gaps, k):
+    """A robot drives to the next place at which it may stop, or to its limit."""
+    r = s[i]
+    if most <= r[P]:
+        return k
+    stop = UNITS
+    for point in lattice:
+        if point > r[P]:
+            stop = min(stop, point)
+    if r[OFF] > 0:  # first onto its line
+        stop, most = min(stop, board.settles), min(most, board.settles)
+    for p in (min(stop, most), most):
+        _copy(s, out, k)
+        out[k, i, P], out[k, i, OFF], out[k, i, OFF_DIR] = p, 0, 0
+        k = _note(k, ADVANCE, i, r[T], _swept(s, out[k], i, board), acts, gaps)
+        if most <= stop:
+            break
+    return k
+
+
+@numba.njit(cache=True)
+def _decide(s, i, board, rules, out, acts, gaps, k):
+    """A robot that is ready claims a cell beside the one where it will be."""
+    for d in range(4):
+        cell = board.neighbours[s[i, T], d]
+        if cell < 0:
+            continue
+        j = _holder(s, cell)
+        if j >= 0 and j != i and (not _leaving(s, j, cell) or _shut(s, cell)):
+            continue
+        if rules.others_look and _near_one_off_grid(s, i, cell, board):
+            continue
+        _copy(s, out, k)
+        _begin(out[k], i, cell, board)
+        k = _note(k, DECIDE, i, cell, np.inf, acts, gaps)
+    return k
+
+
+@numba.njit(cache=True)
+def _dock(s, i, board, out, acts, gaps, k):
+    """A robot off the grid sets out for a cell."""
+    for cell in range(len(board.xy)):
+        if _may_dock(s, i, cell, board):
+            _copy(s, out, k)
+            t = out[k]
+            _end_claims(t, i)
+            t[i, RC] = _length(t, cell)
+            t[i, C], t[i, T] = cell, cell
+            t[i, P], t[i, BACK], t[i, MODE] = 0, 0, DOCKING
+            k = _note(k, DOCK, i, cell, np.inf, acts, gaps)
     return k
 
 
@@ -714,62 +766,55 @@ def _rotate(s, cycle, board, rules, out, acts, gaps, k):
         j = _holder(s, cycle[a])
         if j < 0 or s[j, T] != cycle[a] or not _ready(s, j, rules):
             return k
-        if rules[OTHERS_LOOK] and _near_one_off_grid(s, j, cycle[(a + 1) % size], board):
+        if rules.others_look and _near_one_off_grid(s, j, cycle[(a + 1) % size], board):
             return k
-    out[k] = s
+    _copy(s, out, k)
     for a in range(size):
         _begin(out[k], _holder(s, cycle[a]), cycle[(a + 1) % size], board)
-    gaps[k] = np.inf
-    acts[k] = (ROTATE, _holder(s, cycle[0]), cycle[1])
-    return k + 1
+    return _note(k, ROTATE, _holder(s, cycle[0]), cycle[1], np.inf, acts, gaps)
 
 
 @numba.njit(cache=True)
-def _back_out(s, i, limited, settles, board, rules, out, acts, gaps, k):
+def _back_out(s, i, limited, board, rules, out, acts, gaps, k):
     """What a robot that does not get on does: it drops its next move, then gives back its move or turns back."""
     t = s.copy()
     r = t[i]
     if r[X] != NONE and _holder(t, r[T]) == i:
         _end_claim(t, i, 2)
         r[X], r[RX] = NONE, 0
-        out[k] = t
-        gaps[k] = np.inf
-        acts[k] = (DROP, i, r[T])
-        k += 1
+        _copy(t, out, k)
+        k = _note(k, DROP, i, r[T], np.inf, acts, gaps)
     if r[X] != NONE or _holder(t, r[T]) != i:
         return k
     followed = _holder(t, r[C]) != i
     if (
-        r[P] <= settles and not r[BACK]
+        r[P] <= board.settles and not r[BACK]
     ):  # whether it is followed or not: one that does not obey gives back, too
-        out[k] = t
+        _copy(t, out, k)
         u = out[k]
         _end_claim(u, i, 1)
         if u[i, P] > 0:
             for d in range(4):
-                if board[1][u[i, C], d] == u[i, T]:
+                if board.neighbours[u[i, C], d] == u[i, T]:
                     u[i, OFF_DIR] = d
             u[i, OFF] = u[i, P]
         u[i, T], u[i, RT], u[i, P] = u[i, C], 0, 0
-        gaps[k] = np.inf
-        acts[k] = (GIVE_BACK, i, r[T])
-        k += 1
-    if limited and (not followed or rules[TURN_FOLLOWED]):
-        out[k] = t
+        k = _note(k, GIVE_BACK, i, r[T], np.inf, acts, gaps)
+    if limited and (not followed or rules.turn_back_followed):
+        _copy(t, out, k)
         u = out[k, i]
         u[C], u[T], u[RC], u[RT] = u[T], u[C], u[RT], u[RC]
         u[P], u[BACK] = UNITS - u[P], 1 - u[BACK]
-        gaps[k] = _swept(s, out[k], i, board)
+        gap = _swept(s, out[k], i, board)
         u[OFF], u[OFF_DIR] = 0, 0
-        acts[k] = (TURN_BACK, i, u[T])
-        k += 1
+        k = _note(k, TURN_BACK, i, u[T], gap, acts, gaps)
     return k
 
 
 @numba.njit(cache=True)
 def _pushed(s, i, board, rules, out, acts, gaps, k):
     """Somebody sets robot ``i`` down at a place off the grid, clear of the others."""
-    xy, spots, keep, directions = board[0], board[7], board[8][0], board[10]
+    xy, spots, keep, directions = board.xy, board.spots, board.keep, board.directions
     for spot in range(len(spots)):
         clear = True
         for j in range(len(s)):
@@ -777,14 +822,12 @@ def _pushed(s, i, board, rules, out, acts, gaps, k):
                 x, y = _place(s[j], xy, spots, directions)
                 clear &= math.hypot(x - spots[spot, 0], y - spots[spot, 1]) >= keep
         if clear:
-            out[k] = s
-            if not rules[KEEPS_CLAIMS]:
+            _copy(s, out, k)
+            if not rules.displaced_claims:
                 _end_claims(out[k], i)
             u = out[k, i]
             u[MODE], u[SPOT], u[P], u[OFF], u[OFF_DIR], u[BACK] = AWAY, spot, 0, 0, 0, 0
-            gaps[k] = np.inf
-            acts[k] = (PUSH, i, spot)
-            k += 1
+            k = _note(k, PUSH, i, spot, np.inf, acts, gaps)
     return k
 
 
@@ -823,7 +866,8 @@ def _pack(s, pushes, cells, spots, turns, words):
                     less = trial[i] < words[i]
                     break
         if less:
-            words[:] = trial
+            for i in range(n + 1):
+                words[i] = trial[i]
     return words
 
 
@@ -849,7 +893,10 @@ def _slot(words, states, table):
     mask = np.uint64(len(table) - 1)
     at = key & mask
     while table[at] >= 0:
-        if (states[table[at]] == words).all():
+        same = True
+        for k in range(len(words)):
+            same &= states[table[at], k] == words[k]
+        if same:
             break
         at = (at + np.uint64(1)) & mask
     return at
@@ -860,7 +907,8 @@ def _insert(words, parent, states, parents, table, count):
     """Add a state unless it is known; how many there are."""
     at = _slot(words, states, table)
     if table[at] < 0:
-        states[count] = words
+        for k in range(len(words)):
+            states[count, k] = words[k]
         parents[count] = parent
         table[at] = count
         count += 1
@@ -979,7 +1027,7 @@ class Model:
         self.pushes, self.off_grid = pushes, off_grid
         points = {round(UNITS * k / steps) for k in range(1, steps + 1)} | {UNITS - self.board.body.settles}
         self.lattice = np.array(sorted(points), dtype=np.int64)
-        self.args = self.board.args()
+        self.tables = self.board.tables()
 
     def starts(self) -> list[np.ndarray]:
         """int64[n, FIELDS] all states in which the robots stand."""
@@ -992,7 +1040,7 @@ class Model:
                 s[:on, C] = s[:on, T] = cells
                 s[on:, C] = s[on:, T] = NONE
                 s[on:, MODE], s[on:, SPOT] = AWAY, spots
-                places = np.array([_place(r, board.xy, board.spots, self.args[10]) for r in s])
+                places = np.array([_place(r, board.xy, board.spots, self.tables.directions) for r in s])
                 apart = np.hypot(*np.moveaxis(places[:, None] - places[None], 2, 0)) + 9 * np.eye(len(s))
                 if apart.min() >= board.body.keep:
                     found.append(s)
@@ -1020,7 +1068,7 @@ class Model:
         closest = np.zeros(1 + len(NAMES))
         closest[0] = np.inf
         words = np.empty(self.robots + 1, dtype=np.uint64)
-        rules, count = self.rules.row(), 0
+        rules, count = self.rules, 0
         for s in self.starts() if starts is None else starts:
             _pack(s, self.pushes, *self.board.symmetries, words)
             count = _insert(words, -1, states, parents, table, count)
@@ -1028,7 +1076,7 @@ class Model:
         while at < count and (depth is None or result.depth < depth):
             level = count
             at, count, bad = _explore(
-                at, count, level, states, parents, table, self.lattice, self.args, self.board.symmetries, rules,
+                at, count, level, states, parents, table, self.lattice, self.tables, self.board.symmetries, rules,
                 least, closest,
             )  # fmt: skip
             if bad >= 0:
@@ -1061,7 +1109,7 @@ class Model:
             states,
             table,
             self.lattice,
-            self.args,
+            self.tables,
             self.board.symmetries,
             rules,
             good,
@@ -1084,7 +1132,7 @@ class Model:
         lines = [self._words(s)]
         words = np.empty(n + 1, dtype=np.uint64)
         for then in chain[1:]:
-            k = successors(s, pushes, self.lattice, self.args, self.rules.row(), out, acts, gaps)
+            k = successors(s, pushes, self.lattice, self.tables, self.rules, out, acts, gaps)
             for a in range(k):
                 left = pushes - int(acts[a, 0] == PUSH)
                 _pack(out[a], left, *self.board.symmetries, words)
@@ -1092,7 +1140,7 @@ class Model:
                     s, pushes = out[a].copy(), left
                     lines.append(f"{self._name(acts[a]):34} {self._words(s)}")
                     break
-        k = successors(s, pushes, self.lattice, self.args, self.rules.row(), out, acts, gaps)
+        k = successors(s, pushes, self.lattice, self.tables, self.rules, out, acts, gaps)
         for a in range(k):
             if gaps[a] < least:
                 lines.append(

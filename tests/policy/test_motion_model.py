@@ -68,7 +68,7 @@ def search(grid, robots, rules="new", **more):
     ("grid", "robots"),
     [
         ("corridor", 3), ("tee", 3), ("dead-end", 3), ("crossing", 3), ("crossing", 4), ("ring4", 3), ("ring4", 4),
-        ("branch", 4),
+        ("long-tee", 4),
     ],
 )  # fmt: skip
 def test_no_interleaving_brings_two_robots_too_close_or_all_to_a_stop(grid, robots):
@@ -81,8 +81,8 @@ def test_no_interleaving_brings_two_robots_too_close_or_all_to_a_stop(grid, robo
 
 @pytest.mark.parametrize("robots", [4, 5])
 def test_larger_grids_up_to_a_bound(robots):
-    for grid in ("ring-tail", "hall", "block"):
-        found = search(grid, robots, most=100_000)
+    for grid in ("branch", "ring-tail", "hall", "block")[robots == 5 :]:
+        found = search(grid, robots, most=60_000)
         assert not found.trace, found.trace
         assert found.closest >= KEEP and found.states >= 100
 
@@ -138,7 +138,7 @@ def test_a_full_ring_turns_without_anybody_driving_back():
     out, acts, gaps = model.buffers()
     taken = []
     for _ in range(100):
-        k = successors(s, 0, model.lattice, model.args, model.rules.row(), out, acts, gaps)
+        k = successors(s, 0, model.lattice, model.tables, model.rules, out, acts, gaps)
         wanted = [a for a in range(k) if acts[a, 0] in ((ADVANCE, SETTLE) if taken else (ROTATE,))]
         if not wanted:
             break
@@ -212,7 +212,7 @@ class Twin:
     def place(self, s: np.ndarray) -> None:
         """Put the robots where the model has them, as measured."""
         model, robots = self.model, self.robots
-        where = np.array([_place(r, model.board.xy, model.board.spots, model.args[10]) for r in s])
+        where = np.array([_place(r, model.board.xy, model.board.spots, model.tables.directions) for r in s])
         robots.poses[:, :2] = self.grid.centre(where)
         robots.poses[:, 2] = 0.0
         moving = robots.docked & robots.moving
@@ -292,7 +292,7 @@ def check_same(model: Model, twin: Twin, s: np.ndarray, done: list[str]) -> None
     assert twin.state() == expected(s), done
     assert twin.queues() == expected_queues(s, len(model.board.cells)), done
     limits = np.minimum(twin.edges.limits(), 1.0) * UNITS
-    rules = model.rules.row()
+    rules = model.rules
     ends = twin.grid.centre(np.where(s[:, :1] == NONE, 0, twin.robots.targets))
     waits = twin.docking.in_the_way(ends)
     free = free_ahead(
@@ -303,15 +303,15 @@ def check_same(model: Model, twin: Twin, s: np.ndarray, done: list[str]) -> None
     settles = twin.edges.may_settle()
     for i, r in enumerate(s):
         if r[MODE] == ON and r[T] != r[C]:
-            limit = limit_of(s, i, model.args, rules)
+            limit = limit_of(s, i, model.tables, rules)
             assert abs(limits[i] - limit) < 1.01, (i, limits[i], limit, done)
             assert settles[i] == (limit == UNITS), (i, done)
-            assert waits[i] == _in_the_way(s, i, model.args), (i, done)
+            assert waits[i] == _in_the_way(s, i, model.tables), (i, done)
         if r[MODE] == DOCKING:
-            assert np.isinf(free[i]) == _docks_on(s, i, model.args), (i, free, done)
+            assert np.isinf(free[i]) == _docks_on(s, i, model.tables), (i, free, done)
         if r[MODE] == ON:
             for k, cell in enumerate(model.board.cells):
-                assert blocked[tuple(cell)] == _near_one_off_grid(s, i, k, model.args), (i, k, done)
+                assert blocked[tuple(cell)] == _near_one_off_grid(s, i, k, model.tables), (i, k, done)
 
 
 def check_closed(model: Model, twin: Twin, s: np.ndarray, done: list[str]) -> None:
@@ -348,7 +348,7 @@ def compare(grid: str, robots: int, pushes: int, most: int, count: int) -> Count
         words = [model._words(s)]
         check_same(model, Twin(model, s), s, words)
         check_closed(model, Twin(model, s), s, words)
-        k = successors(s, left, model.lattice, model.args, model.rules.row(), out, acts, gaps)
+        k = successors(s, left, model.lattice, model.tables, model.rules, out, acts, gaps)
         for a in range(k):
             twin = Twin(model, s)
             if _code_can(acts, a, k, s, twin) and (acts[a, 0] != PUSH or random.random() < 0.1):
@@ -363,10 +363,10 @@ def longest_queue(model: Model, packed: np.ndarray) -> int:
 
 
 CASES = (
-    ("branch", 4, 0, 60_000, 300),
+    ("branch", 4, 0, 60_000, 200),
     ("ring4", 4, 0, 60_000, 100),
-    ("ring4", 3, 1, 60_000, 200),
-    ("hall", 3, 1, 60_000, 100),
+    ("ring4", 3, 1, 60_000, 120),
+    ("hall", 3, 1, 60_000, 60),
 )
 """Grid, robots, how often one is set down off the grid, states searched, states compared."""
 
