@@ -14,17 +14,19 @@ rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("marlgpt_msgs")
 
 from fleet_bench import hall, write_policy  # noqa: E402
-from geometry_msgs.msg import PoseStamped  # noqa: E402
+from geometry_msgs.msg import PoseStamped, Twist  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from marlgpt_msgs.action import Navigate  # noqa: E402
 from marlgpt_msgs.msg import Heartbeat, PeerState  # noqa: E402
 from marlgpt_msgs.srv import GetGrid, LoadPolicy, RobotCommand  # noqa: E402
 from marlgpt_policy.fleet import Status  # noqa: E402
+from marlgpt_policy.nodes import presence  # noqa: E402
 from marlgpt_policy.nodes.fleet_node import FleetNode  # noqa: E402
 from marlgpt_policy.nodes.robot_node import RobotNode  # noqa: E402
 from marlgpt_policy.nodes.watchdog_node import WatchdogNode  # noqa: E402
 from nav_msgs.msg import OccupancyGrid, Odometry  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSProfile  # noqa: E402
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
@@ -57,11 +59,13 @@ COVERED = {
     "operator.py": {
         "test_the_fleet_node_survives": {
             "self.emergency_stop", "self._stop", "self._resume", "partial(self._command, act)", "self._load_policy",
+            "partial(self._command, self._stop_robot)",
         },
     },
     "navigate.py": {
         "test_the_fleet_node_survives": {"self._accept", "self._execute", "lambda _: CancelResponse.ACCEPT"},
     },
+    "presence.py": {"test_the_fleet_node_survives": {"self._on_heartbeat"}},
     "robot_node.py": {
         "test_a_robot_node_survives": {
             "self._on_map", "self._on_goal", "self._on_peer", "self._on_emergency",
@@ -73,7 +77,7 @@ COVERED = {
         "test_transforms_are_survived": {"heard", "static"},
     },
     "watchdog_node.py": {
-        "test_the_watchdog_survives": {"self._on_heartbeat", "partial(self._on_stop, robot)"},
+        "test_the_watchdog_survives": {"self._on_heartbeat", "partial(self._on_stop, robot)", "heard"},
     },
 }  # fmt: skip
 
@@ -248,6 +252,9 @@ def patch():
 
 @pytest.fixture(scope="module")
 def fleet_node(context, policy, patch):
+    patch.setattr(presence, "DISCOVERY", 0.0)  # there is nobody to be found
+    patch.setattr(presence, "LISTEN", 0.0)
+    patch.setattr(presence, "PERIODS", 1)
     node = FleetNode(
         context=context,
         parameter_overrides=overrides(
@@ -309,7 +316,7 @@ def tick(node, seconds=0.05):
 
 FLEET_KINDS = (
     OccupancyGrid, Odometry, PoseStamped, Bool, Trigger.Request, LoadPolicy.Request, RobotCommand.Request,
-    GetGrid.Request,
+    GetGrid.Request, Heartbeat,
 )  # fmt: skip
 FLEET_STEPS = (
     st.tuples(st.just(call), calls(*FLEET_KINDS))
@@ -339,6 +346,11 @@ def test_the_fleet_node_survives(fleet_node, policy, steps):
         tick(node)
         assert "fault" not in node.journal._last, "a control period failed"
         assert node.journal.rejected["unexpected"] == 0, "a callback failed where it should have refused"
+        node.presence._rivals._others.clear()  # whoever drove its robots is gone
+        if not node._active:
+            assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+            for timer in node._timers:
+                timer.cancel()
         drive_fleet(node, policy)
     finally:
         node.trigger_deactivate()
@@ -497,9 +509,9 @@ def watchdog(context):
 
 
 @fuzz(120)
-@given(steps=st.lists(calls(Heartbeat, Bool), min_size=1, max_size=10))
+@given(steps=st.lists(calls(Heartbeat, Bool, Twist), min_size=1, max_size=10))
 def test_the_watchdog_survives(watchdog, steps):
-    assert kinds_of(watchdog) == {Heartbeat, Bool}
+    assert kinds_of(watchdog) == {Heartbeat, Bool, Twist}
     for step in steps:
         call(watchdog, *step)
         watchdog._check()
@@ -507,11 +519,13 @@ def test_the_watchdog_survives(watchdog, steps):
     assert len(watchdog.watchdog.known) <= 9
     # A driving fleet that confirms the stop and then resumes lets it go; silence holds the robots again.
     dog, beat = watchdog.watchdog, topics(watchdog)["fleet/heartbeat"]
-    sequence = dog._sequence if dog._sequence < 2**62 else 0
-    for stopped in (True, True, False, False):
-        for driven in ([], ["a", "b"]):
-            sequence += 1
-            beat(Heartbeat(sequence=sequence, stopped=stopped, robots=driven))
+    if dog.sender is not None:
+        dog._heard -= 10.0  # whoever drove is gone
+    incarnation = 1 if dog.sender is None else dog.sender[0] ^ 1
+    for sequence, (stopped, driven) in enumerate(
+        (stopped, driven) for stopped in (True, True, False, False) for driven in (["a", "b"], [], ["a", "b"])
+    ):
+        beat(Heartbeat(sequence=sequence, stopped=stopped, robots=driven, incarnation=incarnation))
     assert not dog.stopped and not {"a", "b"} & dog.halted
     watchdog._check()
     assert not {"a", "b"} & set(dog.hold(time.monotonic()))

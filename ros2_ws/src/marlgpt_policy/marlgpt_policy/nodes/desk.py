@@ -12,8 +12,6 @@ from rclpy.subscription import Subscription
 
 PER_PERIOD = 32
 """Requests and goals taken in one control period, besides one for each robot."""
-NAMED = ("__module__", "__name__", "__doc__")
-"""What a wrapper takes over of a callback, which may be a partial."""
 STOPS_AT_ONCE = 100
 """Stops taken from one queue in a row."""
 
@@ -77,9 +75,10 @@ class Desk:
         ``busy`` makes an answer of a response and a reason for those who are not let in. With None everybody is let in
         at once, as stops are; an overdue period comes right after.
         """
+        inner = callback.func if isinstance(callback, functools.partial) else callback
         if busy is None:
 
-            @functools.wraps(callback, assigned=NAMED)
+            @functools.wraps(inner)
             def handle_first(request: Any, response: Any) -> Any:
                 answer = callback(request, response)
                 self._first()
@@ -89,13 +88,13 @@ class Desk:
 
         if inspect.iscoroutinefunction(callback):
 
-            @functools.wraps(callback, assigned=NAMED)
+            @functools.wraps(inner)
             async def handle_slowly(request: Any, response: Any) -> Any:
                 return await callback(request, response) if self.admits() else busy(response, self.busy)
 
             return handle_slowly
 
-        @functools.wraps(callback, assigned=NAMED)
+        @functools.wraps(inner)
         def handle(request: Any, response: Any) -> Any:
             return callback(request, response) if self.admits() else busy(response, self.busy)
 

@@ -429,6 +429,8 @@ class FleetNode(LifecycleNode):
             self._keeping_time = False
 
     def _on_timer(self) -> None:
+        if not self._active:
+            return
         now = self._watched_now()
         if self.fleet is None:
             if self._drives_alone(now):

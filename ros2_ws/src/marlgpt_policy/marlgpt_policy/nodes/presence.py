@@ -12,6 +12,7 @@ from rclpy.serialization import deserialize_message
 
 from marlgpt_policy import fleet_messages
 from marlgpt_policy.nodes.health import listed
+from marlgpt_policy.nodes.journal import short
 from marlgpt_policy.nodes.qos import RELIABLE
 from marlgpt_policy.rivals import Claim, Phase, Rivals
 
@@ -69,11 +70,16 @@ class Presence:
     def _on_heartbeat(self, data: bytes) -> None:
         if self._rivals.own.node.encode() in data and self._own(data):
             return
-        message = deserialize_message(data, Heartbeat)
-        if message.phase > Phase.WITHDRAWN:
-            raise ValueError(f"phase {message.phase} of a heartbeat is unknown")
+        try:
+            message = deserialize_message(data, Heartbeat)
+            phase = Phase(message.phase)
+        except (
+            Exception
+        ) as error:  # whatever ROS raises for bytes that are no message, and phases that are none
+            self._node.journal.reject("heartbeat", f"heartbeat refused: {short(error)}")
+            return
         names = frozenset((*message.robots, *message.standing))
-        claim = Claim(Phase(message.phase), message.incarnation, message.node, names, message.sequence)
+        claim = Claim(phase, message.incarnation, short(message.node), names, message.sequence)
         self._rivals.hear(claim, time.monotonic())
 
     def _own(self, data: bytes) -> bool:
