@@ -36,10 +36,10 @@ SECOND = 10**9
 
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory):
-    """Five robots for 25 s, recorded with decisions."""
+    """Five robots for 30 s, recorded with decisions."""
     path = tmp_path_factory.mktemp("run") / "monday"
     loop = ClosedLoop(PLAN, 5, Stub(), FleetConfig(), seed=1, noise=0.002)
-    record_run(path, loop, PLAN, 25.0)
+    record_run(path, loop, PLAN, 30.0)
     return path
 
 
