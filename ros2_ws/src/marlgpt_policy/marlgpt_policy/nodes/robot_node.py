@@ -65,6 +65,12 @@ OWN_PARAMETERS: dict[str, Spec] = {
 }
 
 
+LISTEN = 1.0
+"""Seconds that a node listens, before it commands anything, whether another one drives its robot."""
+NOT_ALONE = 2
+"""Exit status of a node whose robot another one drives."""
+
+
 class RobotNode(Node):
     """Waits for a map and a pose, joins the other robots, and drives to the goals that its robot is given."""
 
@@ -96,6 +102,10 @@ class RobotNode(Node):
         self.rejected = 0
         self._stopped = ""  # why, while it is; outlives maps
         self._early_goal: PoseStamped | None = None
+        self.not_alone = ""
+        """Why this node must end: another process drives its robot."""
+        self._spoken: set[int] = set()  # incarnations in which this process has spoken
+        self._twin = (0, 0, 0)  # incarnation, sequence and number of messages of another one under this name
         self._pose_stamp = 0
         self._newest_clock = 0.0
         self._warned: dict[str, float] = {}
@@ -121,6 +131,7 @@ class RobotNode(Node):
         self.create_service(Trigger, f"{name}/stop", self._on_stop)
         self.create_service(Trigger, f"{name}/resume", self._on_resume)
         self.create_service(GetGrid, f"{name}/get_grid", self._on_get_grid)
+        self._listens_until = time.monotonic() + LISTEN
         self.create_timer(1.0 / self.settings.control_rate, self._tick)
         self.create_timer(1.0 / self.settings.state_rate, self._publish_state)
 
@@ -241,11 +252,32 @@ class RobotNode(Node):
         except ValueError as error:  # GoalError among them
             self._reject("goal", f"goal refused: {error}")
 
+    def _hears_twin(self, message: PeerState) -> None:
+        """Another process speaks under this robot's name.
+
+        Who has not spoken yet ends: the other one drives. One message may be the last word of a dead process, two are
+        not. Among those that have spoken the older one ends, as it may have been frozen: :class:`Peers` tells it.
+        """
+        incarnation, sequence, heard = self._twin
+        if message.incarnation != incarnation:
+            sequence = heard = 0
+        if message.sequence > sequence:
+            self._twin = message.incarnation, message.sequence, heard + 1
+        if not self._spoken and self._twin[2] > 1:
+            self._end()
+
+    def _end(self) -> None:
+        if not self.not_alone:
+            self.not_alone = f"another process drives '{self.robot.name}'; end one of the two"
+            self.get_logger().error(self.not_alone)
+
     def _on_peer(self, message: PeerState) -> None:
-        if (
-            self.lone is None
-            or message.name == self.robot.name
-            and message.incarnation <= self.lone.incarnation
+        if message.name == self.robot.name:
+            if message.incarnation in self._spoken:
+                return
+            self._hears_twin(message)
+        if self.lone is None or (
+            message.name == self.robot.name and message.incarnation <= self.lone.incarnation
         ):
             return
         name, peers = message.name, self.lone.peers
@@ -298,7 +330,7 @@ class RobotNode(Node):
     # Control periods and outputs ------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        if self.lone is None:
+        if self.lone is None or self.not_alone or time.monotonic() < self._listens_until:
             return
         now = self.now()
         if now < self._newest_clock - 0.5:
@@ -313,7 +345,11 @@ class RobotNode(Node):
             self._halt("the policy failed")
             return
         self._send_command(result.command, now)
+        if self.lone.peers.usurped:
+            self._end()
+            return
         if result.message is not None:
+            self._spoken.add(self.lone.incarnation)
             self._peers.publish(write_state(result.message, self.settings.map_frame))
         if result.reached:
             self._publish_state()
@@ -321,6 +357,11 @@ class RobotNode(Node):
     def _send_command(self, command: np.ndarray, now: float) -> None:
         stamp = Time(nanoseconds=round(now * 1e9)).to_msg()
         self._wheels.send(self.robot.name, stamp, *command.tolist())
+
+    @property
+    def has_driven(self) -> bool:
+        """Whether this process has taken part, so that its robot may move by its command."""
+        return bool(self._spoken)
 
     def stop_wheels(self) -> None:
         """Command a standstill."""
@@ -363,7 +404,11 @@ class RobotNode(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is interrupted; the last thing it sends is a standstill."""
+    """Run the node until it is interrupted or another process drives its robot; what it sends last is a standstill.
+
+    Returns:
+        0 after an interrupt, 1 if a parameter is wrong, ``NOT_ALONE`` beside another process for the same robot.
+    """
     # With rclpy's own handlers the context would be gone before the robot could be told to stop.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -377,17 +422,17 @@ def main(args: list[str] | None = None) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        while rclpy.ok():
+        while rclpy.ok() and not node.not_alone:
             executor.spin_once(timeout_sec=0.5)  # returns to Python, where signals are noticed
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
-        if rclpy.ok():
+        if rclpy.ok() and not (node.not_alone and not node.has_driven):
             node.stop_wheels()
         node.policy.close()
         node.destroy_node()
         rclpy.try_shutdown()
-    return 0
+    return NOT_ALONE if node.not_alone else 0
 
 
 if __name__ == "__main__":
