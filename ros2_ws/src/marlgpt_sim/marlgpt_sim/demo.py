@@ -19,7 +19,7 @@ import numpy as np
 from marlgpt_policy.grid import NavGrid, build_grid
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.occupancy import OccupancyMap, load_map_yaml
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy_process import PolicyProcess
 
 from marlgpt_sim.output import output_folder, remove_from
 from marlgpt_sim.report import RunTrace, picture, write_report
@@ -121,7 +121,8 @@ def plan(args: Args) -> Plan:
     from marlgpt_policy.nodes.parameters import shipped_policy
 
     policy = Path(args.policy).resolve() if args.policy else shipped_policy()
-    OnnxPolicy(policy, POGEMA_LAYOUT, ("CPUExecutionProvider",), 1)
+    # In a process of its own, with a deadline: a file that never loads must not hang the command either.
+    PolicyProcess(policy, POGEMA_LAYOUT, ("CPUExecutionProvider",), 1).wait_loaded().close()
     occupancy = load_map_yaml(args.map)
     grid = None
     if args.radius == 0:
