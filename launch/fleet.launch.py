@@ -3,7 +3,8 @@
 The fleet node is a lifecycle node: configuring it loads and checks the policy file, activating it starts the
 control of the robots. With `autostart` it does both whenever its process starts, so also after a crash: it is
 started again and takes over where the robots stand. Meanwhile the watchdog, a process of its own, holds them at
-standstill. A fleet node that cannot be configured when it is first started ends the launch.
+standstill. A fleet node that cannot be configured when it is first started, or whose robots another one drives, ends the
+launch.
 
 With `control:=decentralised` there is neither: one robot node per robot, which share what they hold (here all on this
 machine; `only:=robot_00` starts the one that belongs on this robot).
@@ -30,7 +31,7 @@ from launch_ros.substitutions import FindPackageShare
 
 from launch import LaunchContext, LaunchDescription
 
-UNCONFIGURED = 2  # exit status of a fleet node that could not configure itself
+UNCONFIGURED = 2  # exit status of a fleet node that could not configure or activate itself
 ARGUMENTS = {
     "params_file": (
         PathJoinSubstitution([FindPackageShare("marlgpt_policy"), "config", "fleet.yaml"]),
@@ -95,7 +96,7 @@ def start_fleet(context: LaunchContext) -> list:
         exits.append(event.returncode)
         if context.is_shutdown or exits != [UNCONFIGURED]:
             return []  # once it has driven, the watchdog is needed more than ever
-        return [Shutdown(reason="the fleet node could not be configured; its log above says why")]
+        return [Shutdown(reason="the fleet node could not configure or activate itself; its log above says why")]
 
     exit_handler = RegisterEventHandler(OnProcessExit(target_action=fleet, on_exit=ended))
     return [GroupAction([PushRosNamespace(value["namespace"]), exit_handler, watchdog, fleet])]

@@ -170,6 +170,44 @@ def test_a_frozen_node_gives_way_to_the_one_that_took_over_and_commands_nobody(b
     bench.until(lambda: bench.robot("a") and bench.robot("a").goals_reached == 1, "arrival", 30.0)
 
 
+def test_foreign_heartbeats_do_not_keep_the_watchdog_silent_when_the_node_is_killed(bench):
+    """Of another fleet all the time, and, once the node is dead, of one that says it drives a and b and does not."""
+    watchdog, log = bench.spawn("watchdog_node", {"robots": "[a, b]"})
+    bench.twins.append(watchdog)
+    publisher = bench.node.create_publisher(Heartbeat, "fleet/heartbeat", 10)
+    fleets = {"other": ["c", "d"]}
+    sequence = iter(range(1, 10**6))
+
+    def beat():
+        for name, robots in fleets.items():
+            message = Heartbeat(sequence=next(sequence), robots=robots, node=name, incarnation=5)
+            publisher.publish(message)
+
+    bench.node.create_timer(0.05, beat)
+    bench.watched()
+    idle(bench)
+    bench.go("a", 0, 4)
+    bench.go("b", 1, 0)
+    bench.until(lambda: bench.moving("a") and bench.moving("b"), "motion")
+    killed = time.monotonic()
+    bench.kill()
+    fleets["liar"] = ["a", "b"]
+    for robot in "ab":
+        bench.commands[robot].clear()
+        bench.heard[robot].clear()
+    zero = (0.0, 0.0, 0.0)
+    bench.until(lambda: all(zero in bench.commands[robot] for robot in "ab"), "zeros")
+    late = max(bench.heard[robot][bench.commands[robot].index(zero)] for robot in "ab") - killed
+    print(f"foreign heartbeats: zero velocity {late:.3f} s after SIGKILL")
+    assert late < 0.5 + 0.25, "a quarter of a second for the scheduler of a busy machine"
+    bench.spin(1.5)
+    for robot in "ab":
+        bench.commands[robot].clear()
+    bench.spin(0.5)
+    assert all(len(bench.commands[robot]) > 5 and not np.any(bench.commands[robot]) for robot in "ab")
+    assert "no commands for a, b though heartbeats come" in log.read_text()
+
+
 # Floods --------------------------------------------------------------------------------------------------
 
 

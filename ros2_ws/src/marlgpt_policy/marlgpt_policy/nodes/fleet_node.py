@@ -464,8 +464,11 @@ class FleetNode(LifecycleNode):
             )
             self.get_logger().debug(traceback.format_exc())
             return
-        if self.presence.contested is not None:  # it gives way as soon as it hears this node
+        rival = self.presence.contested
+        if rival is not None:  # it gives way as soon as it hears this node
             fleet.commands[:] = 0.0
+            text = f"{rival.node or 'a node without a name'} drives the same robots: they stand until it ends"
+            self.journal.repeat("error", "contested", "contested", text)
         self._command(now)
         self.presence.beat(now)
         stamp, frame = divmod(round(now * 1e9), 10**9), self.settings.map_frame
