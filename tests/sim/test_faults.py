@@ -301,6 +301,21 @@ def test_poses_and_commands_on_their_way_are_lost_with_the_robot():
     assert (faults.world.velocities[1] == 0.0).all()
 
 
+def test_a_robot_that_is_set_down_stands_whatever_was_on_its_way():
+    faults = make()
+    faults.cmd_delay = 0.2
+    faults.inject("pose_delay", 1, 1.0, lag=0.5)
+    drive(faults, 0.3)
+    x, y, yaw = faults.world.poses[1]
+    faults.set_down(1, (x, y + 0.3, yaw))
+    arrived = of(drive(faults, 0.4, commands=None), 1)
+    np.testing.assert_allclose(faults.world.poses[1, :2], (x, y + 0.3))
+    assert not any(arrived)
+    faults.inject("removal", 1, 10.0)
+    with pytest.raises(ValueError, match="absent"):
+        faults.set_down(1, (x, y, yaw))
+
+
 def test_join_at_run_time():
     faults = make(present=[True, False, True])
     assert not any(of(drive(faults, 0.5, np.zeros((3, 3))), 1))

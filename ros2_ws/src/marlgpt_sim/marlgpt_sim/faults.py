@@ -187,6 +187,22 @@ class Faults:
         size = {name: float(magnitude.get(name, 0.0)) for name in names} if magnitude else drawn
         self._begin(kind, robot, drawn_duration if duration is None else float(duration), size)
 
+    def set_down(self, robot: int, pose: Sequence[float]) -> None:
+        """Lift a robot and set it down at a pose (x, y in m, yaw in rad), standing.
+
+        What is on its way to or from it is lost: its wheels turned in the air.
+
+        Raises:
+            ValueError: there is no room, or the robot is absent.
+        """
+        if not self.world.present[robot]:
+            raise ValueError(f"robot {self.world.names[robot]!r} is absent and cannot be set down")
+        self.world.remove(robot)
+        self.world.place(robot, pose, 0.0)
+        self._commands[robot], self._heard[robot] = 0.0, -np.inf
+        self._poses_due.forget(robot)
+        self._commands_due.forget(robot)
+
     def send(self, commands: np.ndarray, heard: np.ndarray | None = None) -> None:
         """Put commands on their way to the robots, where a base obeys whatever arrives last.
 

@@ -211,8 +211,7 @@ class SoakRun:
 
     def _set_down(self, row: int, event: Event) -> None:
         pose = np.array([event.size["x"], event.size["y"], event.size["yaw"]])
-        self.world.remove(row)
-        self.world.place(row, pose, 0.0)
+        self.faults.set_down(row, pose)
         self.checker.trust(row, self.world.poses[row])
         self._moved_at[row] = self.now
 
