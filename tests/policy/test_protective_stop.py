@@ -136,3 +136,46 @@ def test_after_the_process_froze_robots_that_stand_start_from_a_standstill(pause
     assert first <= sim.fleet.limits[0, 2] * PERIOD + 1e-9
     sim.run(20.0, lambda r: 0 in r.reached)
     assert sim.fleet.goals_reached[0] == 1
+
+
+@pytest.mark.parametrize("drive", list(Drive))
+def test_a_robot_docks_only_once_it_has_come_to_rest(drive):
+    """After a new map it is off the grid while it still rolls: who turned then would drive a curve into a wall."""
+    sim = hall((1, 0), size=(3, 12), latency=0.2, drive=drive)
+    sim.go(0, (1, 11))
+    sim.run(6.0, lambda r: np.hypot(*r.commands[0, :2]) > 0.7)
+    sim.fleet.replace_map(sim.fleet.grid, sim.fleet.distances)
+    rolled = 0.0
+    for _ in range(60):
+        sim.tick()
+        speed = float(np.hypot(*sim.world.velocities[0, :2]))
+        if sim.status(0) == Status.DOCKING:
+            break
+        assert (sim.fleet.commands[0] == 0).all()
+        rolled = max(rolled, speed)
+    assert sim.status(0) == Status.DOCKING and rolled > 0.4
+    assert speed <= DOCKING_SPEED
+    sim.run(30.0, lambda r: 0 in r.reached)
+    assert sim.fleet.goals_reached[0] == 1
+    sim.assert_untouched()
+
+
+@pytest.mark.parametrize("wait", [1, 2, 4, 8])
+def test_a_follower_that_is_stopped_and_resumed_while_it_rolls_keeps_its_distance(wait):
+    """Commands are zero at once, the robot is not: what it may still have counts when it drives on."""
+    sim = hall((1, 1), (1, 0), size=(3, 12), latency=0.2)
+    sim.world.limits[:] = sim.fleet.limits[:] = [1.0, 2.5, 0.7, 5.0]
+    sim.go(0, (1, 11))
+    sim.go(1, (1, 10))
+    sim.run(20.0, lambda _: sim.world.velocities[1, 0] > 0.6)
+    assert sim.world.velocities[1, 0] > 0.6
+    sim.deaf = {0}
+    for _ in range(20):
+        sim.fleet.stop()
+        for _ in range(wait):
+            sim.tick()
+        sim.fleet.resume()
+        for _ in range(3):
+            sim.tick()
+    sim.assert_untouched()
+    assert sim.world.min_separation > sim.fleet.margins.reserve - 0.01

@@ -300,3 +300,29 @@ def test_limits_are_checked(value):
     with pytest.raises(ValueError, match="max_acceleration must be a positive number"):
         MotionLimits(max_acceleration=value)
     assert MotionLimits().as_row().tolist() == [0.5, 2.0, 2.5, 3.5]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.floats(0.05, 0.6), st.floats(0.2, 1.5), st.floats(0.5, 3.0), st.sampled_from([0.05, 0.1, 0.2, 0.4]),
+    st.integers(0, 120), st.booleans(),
+)  # fmt: skip
+def test_no_limit_is_passed_if_commands_are_lost_at_the_worst_moment(
+    share, fastest, brakes, latency, lost, holonomic
+):
+    """From some period on no command arrives: the base goes on for `latency`, then it stops by itself."""
+    length, dt = 0.7, 0.05
+    limits = MotionLimits(max_speed=fastest, max_acceleration=brakes).as_row()[None]
+    pose, command, speed = np.zeros((1, 3)), np.zeros((1, 3)), 0.0
+    for tick in range(160):
+        heard = tick < lost
+        if heard:
+            command = track(
+                pose, command, np.zeros((1, 2)), np.array([[length, 0.0]]), np.array([share]), np.zeros(1, bool),
+                np.array([int(holonomic)], np.int8), limits, dt, latency=latency,
+            ).commands  # fmt: skip
+        wanted = command[0, 0] if heard or tick - lost < round(latency / dt) - 1 else 0.0
+        for _ in range(10):
+            speed += np.clip(wanted - speed, -brakes * dt / 10, brakes * dt / 10)
+            pose[0, 0] += speed * dt / 10
+    assert pose[0, 0] <= share * length + 0.005

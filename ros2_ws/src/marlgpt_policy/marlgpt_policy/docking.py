@@ -1,10 +1,10 @@
 """Robots off the grid: how they get onto it, and how the others keep clear of them meanwhile.
 
-A robot is off the grid before it takes part, after it was pushed off its way, and after a new map. It drives straight
-to the centre of a cell near it once nobody holds that cell and nobody is or will be too close to the way there, slowly
-enough to stop for one that is set down or pushed there meanwhile (``protective_stop.py``); if such a one stays, it
-chooses anew. Until it has arrived it keeps the cells it held before, nobody begins an edge that passes near it, and
-robots that are on such an edge wait, unless they are driving away from it.
+A robot is off the grid before it takes part, after it was pushed off its way, and after a new map. Once it has surely
+come to rest it drives straight to the centre of a cell near it that nobody holds, if nobody is or will be too close to
+the way there, and slowly enough to stop for one that is set down or pushed there meanwhile (``protective_stop.py``). If
+such a one stays, it chooses anew. Until it has arrived it keeps the cells it held before, nobody begins an edge that
+passes near it, and robots that are on such an edge wait, unless they are driving away from it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Docking:
         self.radius, self.reserve, self.tolerance = radius, reserve, tolerance
         self._centres = grid.centres()
         self.in_reach = np.zeros(len(robots), dtype=bool)
+        self._coast = np.zeros((len(robots), 2))
 
     # What the others see --------------------------------------------------------------------------------
 
@@ -85,7 +86,7 @@ class Docking:
         robots = self.robots
         off = self.off_grid()
         away = off[~robots.docked[off]]
-        ends = robots.poses[away, :2].copy()
+        ends = robots.poses[away, :2] + self._coast[away]
         docking = robots.docking[away]
         ends[docking] = self.grid.centre(robots.cells[away[docking]])
         jumped = off[np.isfinite(robots.suspect[off, 0])]
@@ -128,9 +129,24 @@ class Docking:
             robots.dock_blocked[i] = np.nan
             robots.detail[i] = "another robot came into its way while docking"
 
-    def update(self, fresh: np.ndarray) -> list[int]:
-        """Go on with all robots that are off the grid and may drive (``fresh`` bool[n]); those that arrived."""
+    def grow(self, count: int) -> None:
+        """Robots were appended to the fleet."""
+        self.in_reach = np.append(self.in_reach, np.zeros(count, dtype=bool))
+        self._coast = np.vstack([self._coast, np.zeros((count, 2))])
+
+    def update(self, fresh: np.ndarray, latency: float, now: float) -> list[int]:
+        """Go on with all robots that are off the grid and may drive.
+
+        Args:
+            fresh: bool[n] robots that may.
+            latency: s until a command acts.
+            now: s.
+
+        Returns:
+            Robots that have arrived on the grid.
+        """
         robots = self.robots
+        self._coast = self._until_rest(latency)
         arrived = []
         self.in_reach = np.zeros(len(robots), dtype=bool)
         for i in np.flatnonzero(~robots.docked & fresh).tolist():
@@ -143,6 +159,9 @@ class Docking:
                     continue
                 if np.hypot(*(centre - position)) <= self.tolerance:
                     self._finish(i, arrived)
+                continue
+            if now < robots.rest_at[i]:  # whoever turns while it rolls drives a curve that nobody looked at
+                robots.detail[i] = "rolls to a halt"
                 continue
             cell, reason = self._choose(i, position)
             if cell is None:
@@ -158,6 +177,15 @@ class Docking:
             if np.hypot(*(self.grid.centre(cell) - position)) <= self.tolerance:
                 self._finish(i, arrived)
         return arrived
+
+    def _until_rest(self, latency: float) -> np.ndarray:
+        """float64[n, 2] how far robots may go on, map frame, m, before they have come to rest."""
+        robots = self.robots
+        speed = np.hypot(robots.rolling[:, 0], robots.rolling[:, 1])
+        share = latency + speed / (2 * robots.limits[:, 2])
+        yaw = np.nan_to_num(robots.poses[:, 2])
+        x, y = robots.rolling[:, 0] * share, robots.rolling[:, 1] * share
+        return np.stack([np.cos(yaw) * x - np.sin(yaw) * y, np.sin(yaw) * x + np.cos(yaw) * y], axis=1)
 
     def _choose(self, i: int, position: np.ndarray) -> tuple[np.ndarray | None, str]:
         """The cell to dock at, or None and why there is none yet."""

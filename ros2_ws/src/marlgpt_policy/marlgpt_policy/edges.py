@@ -154,7 +154,7 @@ class Edges:
         away = np.hypot(*(position - target).T)
         span = target - self.grid.centre(robots.cells[on])
         past = ((position - target) * span).sum(axis=1) >= 0.0
-        speed = np.hypot(robots.commands[on, 0], robots.commands[on, 1])
+        speed = np.hypot(robots.rolling[on, 0], robots.rolling[on, 1])
         straight, onward = self.straight[on], robots.next_targets[on, 0] >= 0
         there = away <= self.tolerance
         for i in on[np.where(onward, np.where(straight, there | past, there & (speed < SLOW)), there)]:

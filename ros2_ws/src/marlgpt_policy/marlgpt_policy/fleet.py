@@ -32,7 +32,7 @@ from marlgpt_policy.remedies import OBSTACLE_AFTER
 from marlgpt_policy.reservations import Reservations
 from marlgpt_policy.robots import NO_CELL, RobotConfig, Status
 from marlgpt_policy.safety_margins import SafetyMargins
-from marlgpt_policy.tracker import APPROACH_PERIODS, track
+from marlgpt_policy.tracker import APPROACH_PERIODS, CREEP, track
 
 __all__ = ["Decision", "Fleet", "FleetConfig", "GoalError", "RobotConfig", "Status", "Tick"]
 
@@ -251,7 +251,7 @@ class Fleet(FleetStatus):
         self.waited[-1] = self.random.random()
         self.decider.grow(1)
         self.reckoning.grow(1)
-        self.docking_places.in_reach = np.append(self.docking_places.in_reach, False)
+        self.docking_places.grow(1)
         return len(self) - 1
 
     def remove_robot(self, robot: int) -> None:
@@ -310,7 +310,7 @@ class Fleet(FleetStatus):
         fit = fresh & ~self.halted & (not self.stopped) & (now - self.first_pose >= self.config.first_settle)
         self.docking_places.watch_displaced(fresh)
         if not self.stopped:
-            self._docked(self.docking_places.update(fit), now)
+            self._docked(self.docking_places.update(fit, self._latency(), now), now)
         self.edges.settle(fresh, now)
         reached = self._goals_reached(fresh, now)
         self._watch_unfit(fit, now)
@@ -326,6 +326,7 @@ class Fleet(FleetStatus):
             self.broken_until[np.isfinite(self.broken_until)] = now
             self.unfit_since[np.isfinite(self.unfit_since)] = now
             self.suspect_since[np.isfinite(self.suspect_since)] = now
+            self.rest_at[np.isfinite(self.rest_at)] = now + self._latency() + self.config.control_period
             self.first_pose = np.minimum(self.first_pose, now)
             self.last_decision = self.last_reached = self.last_tick = -np.inf
             self.reckoning.forget_times()
@@ -335,11 +336,12 @@ class Fleet(FleetStatus):
         elapsed = min(max(elapsed, 0.0), self.config.pose_timeout)
         self.last_tick = now
         self.jitter = max(elapsed - period, 0.98 * self.jitter)
-        moved = _displacement(self.poses[:, 2] + self.driven[:, 2], self.commands, elapsed)
+        moved = _displacement(self.poses[:, 2] + self.driven[:, 2], self.rolling, elapsed)
         self.reckoning.note(np.nan_to_num(moved), now)
         self.driven = self.reckoning.after(self.pose_time)
         if late:  # the bases have stopped by themselves, or are about to: robots start anew from a standstill
             self.commands[:] = 0.0
+            self._roll(elapsed - self._latency(), now)
 
     def _docked(self, arrived: list[int], now: float) -> None:
         """Robots have come onto the grid: what they did before does not count, and their goals must be in reach."""
@@ -392,7 +394,7 @@ class Fleet(FleetStatus):
 
     def _lookahead(self) -> np.ndarray:
         """float64[n] m before its cell's centre at which a robot must know whether to drive on."""
-        speed = np.hypot(self.commands[:, 0], self.commands[:, 1])
+        speed = np.hypot(self.rolling[:, 0], self.rolling[:, 1])
         period = self.config.control_period
         wait = self._latency() + (1 + APPROACH_PERIODS) * period + self.config.step_minimum
         return speed**2 / (2 * self.limits[:, 2]) + speed * wait
@@ -458,7 +460,7 @@ class Fleet(FleetStatus):
         result = track(
             self.poses + self.driven, self.commands, starts, ends, np.minimum(share, 1.0),
             ~fit | ~active | in_the_way, self.drive, limits, self.config.control_period,
-            latency=self._latency(), turn_latency=self._turn_latency(),
+            rolling=self.rolling, latency=self._latency(), turn_latency=self._turn_latency(),
             arrive_tolerance=self.config.arrive_tolerance,
         )  # fmt: skip
         moving = self.docked & fresh & self.moving
@@ -474,6 +476,14 @@ class Fleet(FleetStatus):
             result.commands, self.commands, self.limits, self.config.control_period,
             ~fit | ~active | (obstructed & (free <= 0.0)),
         )  # fmt: skip
+        self._roll(self.config.control_period, now)
+
+    def _roll(self, seconds: float, now: float) -> None:
+        """Let the velocities that the robots have at most follow their commands, for ``seconds``."""
+        nobody = np.zeros(len(self), dtype=bool)
+        self.rolling = limit(self.commands, self.rolling, self.limits, max(seconds, 0.0), nobody)
+        rolls = np.hypot(self.rolling[:, 0], self.rolling[:, 1]) >= CREEP
+        self.rest_at[rolls] = now + self._latency() + self.config.control_period
 
     def _reach(self) -> np.ndarray:
         """float64[n] m that each robot keeps from the places of others, whatever it may do there by its claims.

@@ -78,6 +78,8 @@ PER_ROBOT: dict[str, tuple[object, type, int]] = {
     "history": (NO_ACTION, np.int8, HISTORY),
     "waited": (0.0, np.float64, 0),
     "commands": (0.0, np.float64, 3),
+    "rolling": (0.0, np.float64, 3),
+    "rest_at": (-np.inf, np.float64, 0),
     "goals_reached": (0, np.int64, 0),
     "vetoes": (0, np.int64, 0),
 }
@@ -118,6 +120,9 @@ class Robots:
         history: int8[n, HISTORY] last moves, newest first.
         waited: float64[n] decisions since its last goal; the priority.
         commands: float64[n, 3] last commands (vx, vy, wz), body frame, m/s and rad/s.
+        rolling: float64[n, 3] velocities as the commands explain them: after a stop they fade as slowly as the robot's
+            acceleration allows, while ``commands`` are zero at once.
+        rest_at: float64[n] from when it surely stands, s, if it gets no other commands.
         goals_reached, vetoes: int64[n] counts.
     """
 

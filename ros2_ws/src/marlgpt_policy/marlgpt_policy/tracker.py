@@ -110,6 +110,7 @@ def track(
     limits: np.ndarray,
     dt: float,
     *,
+    rolling: np.ndarray | None = None,
     latency: float | None = None,
     turn_latency: float | None = None,
     arrive_tolerance: float = 0.03,
@@ -135,6 +136,8 @@ def track(
         drive: int8[n], values of `Drive`.
         limits: float64[n, 4], rows of `MotionLimits.as_row`.
         dt: control period, s.
+        rolling: float64[n, 3], the velocity each robot may still have, laid out as the result: it brakes by this one;
+            the last command by default, which is less only after a stop.
         latency: time between a pose being measured and its command taking effect, s; one period by default.
             With the true latency or more the limit is not overshot.
         turn_latency: the same for turning, where an overshoot does no harm and the usual time is better than the
@@ -156,6 +159,7 @@ def track(
         raise ValueError(f"limits must be positive and finite, got {limits.tolist()}")
     if not np.isin(drive, (Drive.DIFFERENTIAL, Drive.HOLONOMIC)).all():
         raise ValueError(f"drive must be 0 (differential) or 1 (holonomic), got {drive.tolist()}")
+    rolling = commands if rolling is None else _checked("rolling", rolling, (n, 3))
     latency = dt if latency is None else latency
     turn_latency = latency if turn_latency is None else turn_latency
     for name, value, lowest in (
@@ -169,7 +173,7 @@ def track(
         raise ValueError(f"arrive_tolerance must be at least {2.0 * DEADBAND} m, got {arrive_tolerance}")
     result = TrackResult(np.zeros((n, 3)), np.full(n, np.nan), np.zeros(n, dtype=bool), np.full(n, np.nan))
     _track_all(
-        poses, commands, starts, targets, progress_limit, hold, drive, limits, float(dt), float(latency),
+        poses, commands, rolling, starts, targets, progress_limit, hold, drive, limits, float(dt), float(latency),
         float(turn_latency), float(arrive_tolerance), result.commands, result.progress, result.arrived,
         result.cross_track,
     )  # fmt: skip
@@ -197,10 +201,15 @@ def _profile(distance: float, acceleration: float, approach: float) -> float:
 
 @numba.njit(cache=True)
 def _stop_speed(distance: float, rolling: float, acceleration: float, dt: float, latency: float) -> float:
-    """Return the speed for a stop after `distance`, given the last commanded speed in that direction."""
+    """Return the speed for a stop after `distance`, given the speed that the robot has in that direction.
+
+    If the next commands are lost, a base goes on with this one until it stops by itself, which `latency` covers.
+    So a speed above the one that it has must leave room for all of that, too.
+    """
     if rolling < CREEP and distance < DEADBAND:
         return 0.0
     speed = _profile(distance - rolling * latency, acceleration, APPROACH_PERIODS * dt)
+    speed = min(speed, max(rolling, _profile(distance, acceleration, latency)))
     return speed if speed >= CREEP else 0.0
 
 
@@ -332,12 +341,12 @@ def _within_acceleration(wanted: np.ndarray, last: np.ndarray, limit: np.ndarray
 
 @numba.njit(cache=True)
 def _track_all(
-    poses: np.ndarray, commands: np.ndarray, starts: np.ndarray, targets: np.ndarray,
+    poses: np.ndarray, commands: np.ndarray, rolling: np.ndarray, starts: np.ndarray, targets: np.ndarray,
     progress_limit: np.ndarray, hold: np.ndarray, drive: np.ndarray, limits: np.ndarray,
     dt: float, latency: float, turn_latency: float, tolerance: float,
     out: np.ndarray, progress: np.ndarray, arrived: np.ndarray, cross_track: np.ndarray,
 ) -> None:  # fmt: skip
-    edge, last = np.empty(6), np.empty(3)
+    edge, last, rolls = np.empty(6), np.empty(3), np.empty(3)
     for i in range(len(poses)):
         pose, start, target, limit = poses[i], starts[i], targets[i], limits[i]
         known = np.isfinite(pose).all() and np.isfinite(start).all() and np.isfinite(target).all()
@@ -361,13 +370,14 @@ def _track_all(
             cross_track[i] = distance
         holonomic = drive[i] == 1
         _last_command(commands[i], limit, holonomic, last)
+        _last_command(rolling[i], limit, holonomic, rolls)
         wanted = out[i]
         if not hold[i] and holonomic:
-            x, y = _holonomic(pose, last, target, edge, limit, dt, latency, tolerance)
+            x, y = _holonomic(pose, rolls, target, edge, limit, dt, latency, tolerance)
             cosine, sine = math.cos(pose[2]), math.sin(pose[2])
             wanted[0], wanted[1] = cosine * x + sine * y, cosine * y - sine * x
         elif not hold[i]:
             wanted[0], wanted[2] = _differential(
-                pose, last, target, edge, limit, dt, latency, turn_latency, tolerance
+                pose, rolls, target, edge, limit, dt, latency, turn_latency, tolerance
             )
         _within_acceleration(wanted, last, limit, dt)
