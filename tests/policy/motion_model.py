@@ -9,10 +9,10 @@ reservations allow, and robots on a cycle may rotate. So the model can do whatev
 After each motion the distance between disc centres is checked along the whole step, not only at its end.
 
     python tests/policy/motion_model.py --grid branch --robots 4 --rules old     # finds the contact, prints the way
-    python tests/policy/motion_model.py --grid all --robots 3                    # every grid, to the end
+    python tests/policy/motion_model.py --grid all --robots 3 --steps 3          # every grid
     python tests/policy/motion_model.py --grid ring4 --robots 4 --displaced 1 --depth 12
 
-Lengths are in cells, progress in ``UNITS`` of an edge.
+Lengths are in cells, progress in ``UNITS`` of an edge. ``docs/motion-model.md`` says what was visited.
 """
 
 from __future__ import annotations
@@ -1227,4 +1227,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import motion_model  # by its name: what numba has compiled for a __main__ is compiled anew in each run
+
+    sys.exit(motion_model.main())
