@@ -3,8 +3,8 @@
 The fleet node is a lifecycle node: configuring it loads and checks the policy file, activating it starts the
 control of the robots. With `autostart` it does both whenever its process starts, so also after a crash: it is
 started again and takes over where the robots stand. Meanwhile the watchdog, a process of its own, holds them at
-standstill. A fleet node that cannot be configured when it is first started, or whose robots another one drives, ends the
-launch.
+standstill. A fleet node that cannot be configured when it is first started, or whose robots another one drives, ends
+the launch.
 
 With `control:=decentralised` there is neither: one robot node per robot, which share what they hold (here all on this
 machine; `only:=robot_00` starts the one that belongs on this robot).

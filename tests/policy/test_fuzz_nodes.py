@@ -431,6 +431,7 @@ def robot_node(request, context, policy, patch):
 
 def forget(node):
     """As when the node has just started."""
+    node.not_alone, node._twin, node._listens_until = "", (0, 0, 0), 0.0
     node.lone = node._early_goal = None
     node._pose_stamp, node._stopped = 0, ""
     node.clock.time = 100.0

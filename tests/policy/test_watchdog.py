@@ -178,10 +178,16 @@ def test_whose_commands_cease_is_held_whatever_heartbeats_say():
     assert fleet.beat(times=30, commanded="a").held == ["b"]
 
 
-def test_who_takes_over_has_the_timeout_to_send_the_first_command():
-    fleet = Driven().beat(times=5, commanded="ab").restart(2.0).beat()
-    assert fleet.held == []
-    assert fleet.beat(times=11).held == ["a", "b"]
+def test_who_is_taken_over_is_held_until_the_new_sender_commands_it():
+    """Also where its first heartbeat is the first event after the timeout: else nobody would have been sent zero."""
+    fleet = Driven().beat(times=5, commanded="ab")
+    fleet.now += TIMEOUT
+    fleet.sequence, fleet.incarnation = 0, 2
+    fleet.dog.heartbeat(1, False, ["a", "b"], fleet.now, (2, "n"))
+    assert fleet.dog.sender == (2, "n") and fleet.held == ["a", "b"]
+    fleet.sequence = 1
+    assert fleet.beat(commanded="a").held == ["b"]
+    assert fleet.beat(commanded="ab").held == []
 
 
 def test_two_that_drive_the_same_robots_are_stopped_unless_one_gives_way():

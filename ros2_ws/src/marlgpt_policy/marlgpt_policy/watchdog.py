@@ -120,9 +120,9 @@ class Watchdog:
             self._follow(stopped, named)
         if stopped:
             self.stopped = True
-        for robot in named - self.driven if sender == self.sender else named:
-            if robot in self._commanded:  # by whom it was driven before
-                self._commanded[robot] = now
+        if sender == self.sender:
+            # Who joins may get its first command just after. Who is taken over is held until it gets one.
+            self._commanded.update(dict.fromkeys((named - self.driven) & self._commanded.keys(), now))
         self.known.update(dict.fromkeys(robots))
         self.orphans -= named
         self._seen |= named

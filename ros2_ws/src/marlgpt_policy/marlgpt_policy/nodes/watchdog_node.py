@@ -155,9 +155,8 @@ class WatchdogNode(Node):
         """Log what has changed since the last check, once."""
         dog, log = self.watchdog, self.get_logger()
         silent, stopped, halted, orphans, uncommanded = self._was
-        self._was = (
-            dog.silent, dog.stopped, frozenset(dog.halted), frozenset(dog.orphans), dog.uncommanded
-        )  # fmt: skip
+        unheard = frozenset() if dog.silent else dog.uncommanded  # who is silent sends no commands either
+        self._was = dog.silent, dog.stopped, frozenset(dog.halted), frozenset(dog.orphans), unheard
         if self._was == (silent, stopped, halted, orphans, uncommanded):
             return
         if dog.silent and not silent:
@@ -167,7 +166,7 @@ class WatchdogNode(Node):
             )
         if silent and not dog.silent:
             log.info(f"heartbeats are back after {now - self._alone_since:.2f} s")
-        if not dog.silent and (lost := sorted(dog.uncommanded - uncommanded)):
+        if lost := sorted(unheard - uncommanded):
             log.error(
                 f"no commands for {listed(lost)} though heartbeats come: zero velocity until they return"
             )
