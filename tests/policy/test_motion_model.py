@@ -256,10 +256,10 @@ class Twin:
             self.place(then)
             self.docking.watch_displaced(only)
         elif action == DOCK:
-            self.docking.update(only)
+            self.docking.update(only, 0.0, self.now)
         elif action == DOCK_ON:
             self.place(then)
-            self.docking.update(only)
+            self.docking.update(only, 0.0, self.now)
         self.place(then)
 
     def _move(self, before, after) -> int:
