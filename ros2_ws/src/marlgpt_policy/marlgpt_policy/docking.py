@@ -18,9 +18,10 @@ from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.grid import NavGrid
 from marlgpt_policy.reservations import Reservations
 from marlgpt_policy.robots import NO_CELL, Robots
+from marlgpt_policy.safety_margins import TRACKING_ERROR
 
 DISPLACED = 0.25
-"""Share of a cell's edge that a robot may be beside its way before it counts as off the grid."""
+"""Share of a cell's edge that a robot may be beside its way at most before it counts as off the grid."""
 SAMPLES = 9
 """Points that stand for a way off the grid, which is a cell long at most."""
 STRAYED = 0.15
@@ -29,6 +30,15 @@ DOCKING_SPEED = 0.25
 """m/s at most off the grid, where the others do not know its way: it stops within 0.1 m of what turns up ahead."""
 GIVE_UP_AFTER = 2.0
 """Seconds for which a robot may keep a docking one from going on before that one chooses its cell anew."""
+
+
+def astray(cell_size: float, tolerance: float, pose_error: float) -> float:
+    """How far, in m, a robot may be beside its way before something else must have moved it.
+
+    More than its own errors make of the arrival ``tolerance`` m; the way back from there is not known to be clear of
+    walls, and has to be looked at. ``cell_size`` and ``pose_error`` in m.
+    """
+    return min(DISPLACED * cell_size, tolerance + 2 * TRACKING_ERROR + pose_error)
 
 
 class Docking:
@@ -43,10 +53,15 @@ class Docking:
         radius: float,
         reserve: float,
         tolerance: float,
+        pose_error: float = 0.0,
     ) -> None:
-        """Discs of ``radius`` m keep ``reserve`` m between them; ``tolerance`` m from a centre counts as there."""
+        """Discs of ``radius`` m keep ``reserve`` m between them; ``tolerance`` m from a centre counts as there.
+
+        Poses are up to ``pose_error`` m off.
+        """
         self.robots, self.grid, self.reservations, self.distances = robots, grid, reservations, distances
         self.radius, self.reserve, self.tolerance = radius, reserve, tolerance
+        self.astray = astray(grid.cell_size, tolerance, pose_error)
         self._centres = grid.centres()
         self.in_reach = np.zeros(len(robots), dtype=bool)
         self._coast = np.zeros((len(robots), 2))
@@ -114,7 +129,7 @@ class Docking:
             return
         starts, ends = self.grid.centre(robots.cells[on]), self.grid.centre(robots.targets[on])
         aside = distance_to_segment(robots.poses[on, :2], starts, ends)
-        for i in on[aside > DISPLACED * self.grid.cell_size]:
+        for i in on[aside > self.astray]:
             robots.docked[i] = False
             robots.detail[i] = "was moved off its way"
 

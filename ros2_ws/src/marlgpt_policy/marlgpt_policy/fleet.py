@@ -98,8 +98,9 @@ class Fleet(FleetStatus):
         self.reservations = Reservations(grid.free.shape)
         self.edges = Edges(self, grid, self.reservations, margins.body, self.config.arrive_tolerance)
         self.docking_places = Docking(
-            self, grid, self.reservations, distances, radius, margins.reserve, self.config.arrive_tolerance
-        )
+            self, grid, self.reservations, distances, radius, margins.reserve, self.config.arrive_tolerance,
+            max(margins.pose_error, 0.0),
+        )  # fmt: skip
         limits = self.limits
         self.step_time = float(np.median(grid.cell_size / limits[:, 0] + limits[:, 0] / limits[:, 2]))
         self.decider = Decider(

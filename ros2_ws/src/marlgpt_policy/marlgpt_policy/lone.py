@@ -16,7 +16,7 @@ from marlgpt_policy.claims import RESERVE, distance_to_segment, docking_cell, to
 from marlgpt_policy.clear_way import free_ahead
 from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.cost_to_go import MOVE_OFFSETS, CostToGo
-from marlgpt_policy.docking import DISPLACED, DOCKING_SPEED
+from marlgpt_policy.docking import DOCKING_SPEED, astray
 from marlgpt_policy.fleet import GoalError, RobotConfig, Status
 from marlgpt_policy.fleet_config import check_positive
 from marlgpt_policy.grid import NavGrid
@@ -303,7 +303,7 @@ class Lone:
     def _strayed(self) -> bool:
         start, end, _ = self._ends()
         away = distance_to_segment(self.pose[None, :2], start, end)[0]
-        return bool(away > DISPLACED * self.grid.cell_size)
+        return bool(away > astray(self.grid.cell_size, self.config.arrive_tolerance, self.config.pose_error))
 
     def _settle(self, now: float) -> bool:
         """Give up the cells that the robot has left; whether it has reached its goal."""
