@@ -363,10 +363,10 @@ def longest_queue(model: Model, packed: np.ndarray) -> int:
 
 
 CASES = (
-    ("branch", 4, 0, 60_000, 200),
-    ("ring4", 4, 0, 60_000, 100),
-    ("ring4", 3, 1, 60_000, 120),
-    ("hall", 3, 1, 60_000, 60),
+    ("ring4", 3, 1, 40_000, 100),
+    ("branch", 4, 0, 60_000, 120),
+    ("ring4", 4, 0, 40_000, 40),
+    ("hall", 3, 1, 40_000, 60),
 )
 """Grid, robots, how often one is set down off the grid, states searched, states compared."""
 
