@@ -44,6 +44,13 @@ class DeadReckoning:
 
     def after(self, times: np.ndarray) -> np.ndarray:
         """float64[n, 3] (x, y, yaw) that each robot should have moved from its time float[n], s, to the last note."""
+        return self._moved_since(times)[:, :3]
+
+    def driven_between(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """float64[n] metres of way that each robot was commanded between two times float[n], s."""
+        return np.maximum(self._moved_since(start)[:, 3] - self._moved_since(end)[:, 3], 0.0)
+
+    def _moved_since(self, times: np.ndarray) -> np.ndarray:
         order = (self._at + 1 + np.arange(KEPT)) % KEPT  # oldest first
         kept, robots = self._times[order], np.arange(len(times))
         place = np.clip(np.searchsorted(kept, times, side="right") - 1, 0, KEPT - 2)
@@ -51,8 +58,8 @@ class DeadReckoning:
         with np.errstate(invalid="ignore", divide="ignore"):
             share = np.nan_to_num((times - start) / (end - start), nan=1.0, posinf=1.0, neginf=0.0)
         share = np.clip(share, 0.0, 1.0)[:, None]
-        before, then = self._moved[order[place], robots, :3], self._moved[order[place + 1], robots, :3]
-        return self._moved[self._at, :, :3] - before - share * (then - before)
+        before, then = self._moved[order[place], robots], self._moved[order[place + 1], robots]
+        return self._moved[self._at] - before - share * (then - before)
 
     def believe(self, robot: int, when: float) -> None:
         """The robot's pose was believed; what it was commanded from ``when`` s on may move it away from there."""

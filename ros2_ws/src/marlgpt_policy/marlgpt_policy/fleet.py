@@ -461,7 +461,7 @@ class Fleet(FleetStatus):
         result = track(
             self.poses + self.driven, self.commands, starts, ends, np.minimum(share, 1.0),
             ~fit | ~active | in_the_way, self.drive, limits, self.config.control_period,
-            rolling=self.rolling, latency=self._latency(), turn_latency=self._turn_latency(),
+            rolling=self.rolling, pending=self._pending(), latency=self._latency(), turn_latency=self._turn_latency(),
             arrive_tolerance=self.config.arrive_tolerance,
         )  # fmt: skip
         moving = self.docked & fresh & self.moving
@@ -478,6 +478,10 @@ class Fleet(FleetStatus):
             ~fit | ~active | (obstructed & (free <= 0.0)),
         )  # fmt: skip
         self._roll(self.config.control_period, now)
+
+    def _pending(self) -> np.ndarray:
+        """float64[n] m that commands may still carry the robots that had not acted when their poses were measured."""
+        return self.reckoning.driven_between(self.pose_time - self._latency(), self.pose_time)
 
     def _roll(self, seconds: float, now: float) -> None:
         """Let the velocities that the robots have at most follow their commands, for ``seconds``."""

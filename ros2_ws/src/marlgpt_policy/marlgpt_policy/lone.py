@@ -7,6 +7,7 @@ the protocol of :mod:`marlgpt_policy.peers`. It stands, and drives along edges, 
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,6 +145,7 @@ class Lone:
         self._remembered = -math.inf
         self._last_message = -math.inf
         self._tell = False  # something changed that others wait for
+        self._speeds: deque[float] = deque(maxlen=64)  # m/s commanded lately
 
     # Inputs ---------------------------------------------------------------------------------------------
 
@@ -384,9 +386,16 @@ class Lone:
         result = track(
             self.pose[None], self.command[None], start[None], end[None], np.array([share]), np.array([blocked]),
             np.array([self.robot.drive], np.int8), limits[None], self.config.control_period,
-            latency=latency, arrive_tolerance=self.config.arrive_tolerance,
+            pending=np.array([self._pending(latency)]), latency=latency,
+            arrive_tolerance=self.config.arrive_tolerance,
         )  # fmt: skip
         self.command = result.commands[0]
+
+    def _pending(self, latency: float) -> float:
+        """Metres that commands given within the last ``latency`` s may still carry the robot."""
+        self._speeds.append(float(np.hypot(self.command[0], self.command[1])))
+        periods = min(math.ceil(latency / self.config.control_period), len(self._speeds))
+        return sum(list(self._speeds)[-periods:]) * self.config.control_period
 
     def _clear(self, start: np.ndarray, end: np.ndarray) -> tuple[float, bool]:
         """Share of the way that the newest known places of others leave, and whether the robot must stand for them."""

@@ -111,6 +111,7 @@ def track(
     dt: float,
     *,
     rolling: np.ndarray | None = None,
+    pending: np.ndarray | None = None,
     latency: float | None = None,
     turn_latency: float | None = None,
     arrive_tolerance: float = 0.03,
@@ -138,6 +139,8 @@ def track(
         dt: control period, s.
         rolling: float64[n, 3], the velocity each robot may still have, laid out as the result: it brakes by this one;
             the last command by default, which is less only after a stop.
+        pending: float64[n], m that commands given within the last `latency` may still carry each robot; by default
+            what the last one would if all of them had been the same. A robot that brakes was faster before.
         latency: time between a pose being measured and its command taking effect, s; one period by default.
             With the true latency or more the limit is not overshot.
         turn_latency: the same for turning, where an overshoot does no harm and the usual time is better than the
@@ -160,6 +163,7 @@ def track(
     if not np.isin(drive, (Drive.DIFFERENTIAL, Drive.HOLONOMIC)).all():
         raise ValueError(f"drive must be 0 (differential) or 1 (holonomic), got {drive.tolist()}")
     rolling = commands if rolling is None else _checked("rolling", rolling, (n, 3))
+    pending = np.zeros(n) if pending is None else _checked("pending", pending, (n,))
     latency = dt if latency is None else latency
     turn_latency = latency if turn_latency is None else turn_latency
     for name, value, lowest in (
@@ -173,7 +177,8 @@ def track(
         raise ValueError(f"arrive_tolerance must be at least {2.0 * DEADBAND} m, got {arrive_tolerance}")
     result = TrackResult(np.zeros((n, 3)), np.full(n, np.nan), np.zeros(n, dtype=bool), np.full(n, np.nan))
     _track_all(
-        poses, commands, rolling, starts, targets, progress_limit, hold, drive, limits, float(dt), float(latency),
+        poses, commands, rolling, pending, starts, targets, progress_limit, hold, drive, limits, float(dt),
+        float(latency),
         float(turn_latency), float(arrive_tolerance), result.commands, result.progress, result.arrived,
         result.cross_track,
     )  # fmt: skip
@@ -200,15 +205,19 @@ def _profile(distance: float, acceleration: float, approach: float) -> float:
 
 
 @numba.njit(cache=True)
-def _stop_speed(distance: float, rolling: float, acceleration: float, dt: float, latency: float) -> float:
+def _stop_speed(
+    distance: float, rolling: float, pending: float, acceleration: float, dt: float, latency: float
+) -> float:
     """Return the speed for a stop after `distance`, given the speed that the robot has in that direction.
+
+    Commands that have not acted yet carry it on by `pending`, or by as much as the last one does until it is replaced.
 
     If the next commands are lost, a base goes on with this one until it stops by itself, which `latency` covers.
     So a speed above the one that it has must leave room for all of that, too.
     """
     if rolling < CREEP and distance < DEADBAND:
         return 0.0
-    speed = _profile(distance - rolling * latency, acceleration, APPROACH_PERIODS * dt)
+    speed = _profile(distance - max(pending, rolling * latency), acceleration, APPROACH_PERIODS * dt)
     speed = min(speed, max(rolling, _profile(distance, acceleration, latency)))
     return speed if speed >= CREEP else 0.0
 
@@ -238,8 +247,8 @@ def _turn_rate(error: float, last: float, limit: np.ndarray, dt: float, latency:
 
 @numba.njit(cache=True)
 def _differential(
-    pose: np.ndarray, last: np.ndarray, target: np.ndarray, edge: np.ndarray, limit: np.ndarray, dt: float,
-    latency: float, turn_latency: float, tolerance: float,
+    pose: np.ndarray, last: np.ndarray, pending: float, target: np.ndarray, edge: np.ndarray, limit: np.ndarray,
+    dt: float, latency: float, turn_latency: float, tolerance: float,
 ) -> tuple[float, float]:  # fmt: skip
     """Return the wanted forward speed and yaw rate.
 
@@ -253,16 +262,18 @@ def _differential(
     cap = limit[0]
     if length > 0.0 and forward > 0.0:
         left = (allowed + EDGE_SLACK) / max(forward, 1e-6)
-        cap = min(cap, _stop_speed(left, rolling, limit[2], dt, latency))
+        cap = min(cap, _stop_speed(left, rolling, pending, limit[2], dt, latency))
     error = _wrap(math.atan2(to_y, to_x) - pose[2])
     if distance <= tolerance:
         # Roll on to the exact centre if the heading happens to fit, but neither start nor turn for it.
         if rolling < CREEP:
             return 0.0, 0.0
-        speed = _stop_speed(distance * math.cos(error), rolling, limit[2], dt, latency) * _alignment(error)
+        speed = _stop_speed(distance * math.cos(error), rolling, pending, limit[2], dt, latency) * _alignment(
+            error
+        )
         if length > 0.0:
             error = _wrap(math.atan2(edge[1], edge[0]) - pose[2])
-            on_edge = _stop_speed(length - along, rolling, limit[2], dt, latency) * _alignment(error)
+            on_edge = _stop_speed(length - along, rolling, pending, limit[2], dt, latency) * _alignment(error)
             speed = max(speed, on_edge)
         return min(speed, cap), 0.0
     if length > 0.0:
@@ -270,14 +281,14 @@ def _differential(
         aim_x = ahead * edge[0] + across * edge[1]
         aim_y = ahead * edge[1] - across * edge[0]
         error = _wrap(math.atan2(aim_y, aim_x) - pose[2])
-    speed = min(cap, _stop_speed(distance, rolling, limit[2], dt, latency)) * _alignment(error)
+    speed = min(cap, _stop_speed(distance, rolling, pending, limit[2], dt, latency)) * _alignment(error)
     return speed, _turn_rate(error, last[2], limit, dt, turn_latency)
 
 
 @numba.njit(cache=True)
 def _holonomic(
-    pose: np.ndarray, last: np.ndarray, target: np.ndarray, edge: np.ndarray, limit: np.ndarray, dt: float,
-    latency: float, tolerance: float,
+    pose: np.ndarray, last: np.ndarray, pending: float, target: np.ndarray, edge: np.ndarray, limit: np.ndarray,
+    dt: float, latency: float, tolerance: float,
 ) -> tuple[float, float]:  # fmt: skip
     """Return the wanted velocity in the map frame; `edge` as in `_differential`."""
     cosine, sine = math.cos(pose[2]), math.sin(pose[2])
@@ -290,21 +301,21 @@ def _holonomic(
     if edge[2] == 0.0:
         towards_x, towards_y = to_x / distance, to_y / distance
         rolling = max(0.0, rolling_x * towards_x + rolling_y * towards_y)
-        speed = min(limit[0], _stop_speed(distance, rolling, limit[2], dt, latency))
+        speed = min(limit[0], _stop_speed(distance, rolling, pending, limit[2], dt, latency))
         return speed * towards_x, speed * towards_y
     length, along, across, allowed = edge[2], edge[3], edge[4], edge[5]
     rolling_along = rolling_x * edge[0] + rolling_y * edge[1]
     rolling_across = rolling_y * edge[0] - rolling_x * edge[1]
     brake_along, brake_across = ALONG_SHARE * limit[2], ACROSS_SHARE * limit[2]
-    speed = _stop_speed(allowed, max(0.0, rolling_along), brake_along, dt, latency)
+    speed = _stop_speed(allowed, max(0.0, rolling_along), pending, brake_along, dt, latency)
     if along > length and distance > tolerance:
-        speed = -_stop_speed(along - length, max(0.0, -rolling_along), brake_along, dt, latency)
+        speed = -_stop_speed(along - length, max(0.0, -rolling_along), 0.0, brake_along, dt, latency)
     speed *= max(0.0, 1.0 - abs(across) / LANE)
     sideways = 0.0
     if distance > tolerance:
         side = math.copysign(1.0, across)
         rolling = max(0.0, -side * rolling_across)
-        sideways = -side * _stop_speed(abs(across), rolling, brake_across, dt, latency)
+        sideways = -side * _stop_speed(abs(across), rolling, 0.0, brake_across, dt, latency)
     scale = min(1.0, limit[0] / max(math.hypot(speed, sideways), 1e-12))
     speed, sideways = speed * scale, sideways * scale
     return speed * edge[0] - sideways * edge[1], speed * edge[1] + sideways * edge[0]
@@ -341,8 +352,8 @@ def _within_acceleration(wanted: np.ndarray, last: np.ndarray, limit: np.ndarray
 
 @numba.njit(cache=True)
 def _track_all(
-    poses: np.ndarray, commands: np.ndarray, rolling: np.ndarray, starts: np.ndarray, targets: np.ndarray,
-    progress_limit: np.ndarray, hold: np.ndarray, drive: np.ndarray, limits: np.ndarray,
+    poses: np.ndarray, commands: np.ndarray, rolling: np.ndarray, pending: np.ndarray, starts: np.ndarray,
+    targets: np.ndarray, progress_limit: np.ndarray, hold: np.ndarray, drive: np.ndarray, limits: np.ndarray,
     dt: float, latency: float, turn_latency: float, tolerance: float,
     out: np.ndarray, progress: np.ndarray, arrived: np.ndarray, cross_track: np.ndarray,
 ) -> None:  # fmt: skip
@@ -373,11 +384,11 @@ def _track_all(
         _last_command(rolling[i], limit, holonomic, rolls)
         wanted = out[i]
         if not hold[i] and holonomic:
-            x, y = _holonomic(pose, rolls, target, edge, limit, dt, latency, tolerance)
+            x, y = _holonomic(pose, rolls, pending[i], target, edge, limit, dt, latency, tolerance)
             cosine, sine = math.cos(pose[2]), math.sin(pose[2])
             wanted[0], wanted[1] = cosine * x + sine * y, cosine * y - sine * x
         elif not hold[i]:
             wanted[0], wanted[2] = _differential(
-                pose, rolls, target, edge, limit, dt, latency, turn_latency, tolerance
+                pose, rolls, pending[i], target, edge, limit, dt, latency, turn_latency, tolerance
             )
         _within_acceleration(wanted, last, limit, dt)
