@@ -41,7 +41,9 @@ def main() -> int:
     direct = OnnxPolicy(path, POGEMA_LAYOUT, CPU, 1)
     process = PolicyProcess(path, POGEMA_LAYOUT, CPU, 1, wait=10.0).wait_loaded()
     results: dict = {"fleets": {}}
-    print(f"{'robots':>6} | {'direct p50':>10} {'p99':>8} | {'process p50':>11} {'p99':>8} | ratio of p50 (ms)")
+    print(
+        f"{'robots':>6} | {'direct p50':>10} {'p99':>8} | {'process p50':>11} {'p99':>8} | ratio of p50 (ms)"
+    )
     for robots in FLEETS:
         env = scene(robots)
         observed = pogema.encode(env.fields, env.cells, env.goals, env.history, env.moves)
@@ -60,7 +62,9 @@ def main() -> int:
     process.close()
     largest = max(found["ratio"] for robots, found in results["fleets"].items() if robots >= 16)
     results["limit_met"] = bool(largest <= LIMIT)
-    print(f"within {LIMIT:g} of a direct call from 16 robots on: {'met' if results['limit_met'] else 'NOT met'}")
+    print(
+        f"within {LIMIT:g} of a direct call from 16 robots on: {'met' if results['limit_met'] else 'NOT met'}"
+    )
     finish(args, "policy_process", results)
     return 0
 
