@@ -232,11 +232,16 @@ def test_runs_that_failed_with_a_broken_rule_still_do(case):
 
 
 def test_rules_are_whole_again_afterwards():
-    for rule, (holder, name, _) in RULES.items():
-        before = getattr(holder, name)
+    for rule, patches in RULES.items():
+        before = [getattr(holder, name) for holder, name, _ in patches]
         with broken(rule):
-            assert getattr(holder, name) is not before
-        assert getattr(holder, name) is before
+            assert all(
+                getattr(holder, name) is not old
+                for (holder, name, _), old in zip(patches, before, strict=True)
+            )
+        assert all(
+            getattr(holder, name) is old for (holder, name, _), old in zip(patches, before, strict=True)
+        )
     with pytest.raises(ValueError, match="no rule 'gravity'"), broken("gravity"):
         pass
 

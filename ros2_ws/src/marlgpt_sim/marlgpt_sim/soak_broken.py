@@ -36,6 +36,15 @@ def _never_obstructed(original: Callable[..., np.ndarray]) -> Callable[..., np.n
     return free_ways
 
 
+def _only_docking_looks(original: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Robots on the grid rely on their claims: protective stops would cover for a broken one."""
+
+    def free_ways(robots: Any, ends: np.ndarray, active: np.ndarray, reach: np.ndarray) -> np.ndarray:
+        return original(robots, ends, active & robots.docking, reach)
+
+    return free_ways
+
+
 def _always_settles(original: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     """An edge ends near its cell's centre though somebody ahead limits the robot."""
 
@@ -60,13 +69,13 @@ def _forgets_goals(original: Callable[..., Any]) -> Callable[..., Any]:
     return tick
 
 
-RULES: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "coupling": (Reservations, "pairs", _last_claim_only),
-    "docking": (fleet_module, "free_ways", _never_obstructed),
-    "settling": (Edges, "may_settle", _always_settles),
-    "goals": (Fleet, "tick", _forgets_goals),
+RULES: dict[str, tuple[tuple[Any, str, Callable[..., Any]], ...]] = {
+    "coupling": ((Reservations, "pairs", _last_claim_only), (fleet_module, "free_ways", _only_docking_looks)),
+    "docking": ((fleet_module, "free_ways", _never_obstructed),),
+    "settling": ((Edges, "may_settle", _always_settles), (fleet_module, "free_ways", _only_docking_looks)),
+    "goals": ((Fleet, "tick", _forgets_goals),),
 }
-"""By name: what holds the rule, its name there, and what makes a broken one of it."""
+"""By name: what holds a rule, its name there, what makes a broken one of it; and the rule that would cover for it."""
 
 
 @contextmanager
@@ -81,10 +90,11 @@ def broken(rule: str | None) -> Iterator[None]:
         return
     if rule not in RULES:
         raise ValueError(f"no rule {rule!r} to break; there are {', '.join(RULES)}")
-    holder, name, breaks = RULES[rule]
-    original = getattr(holder, name)
-    setattr(holder, name, breaks(original))
+    originals = [(holder, name, getattr(holder, name)) for holder, name, _ in RULES[rule]]
     try:
+        for (holder, name, original), (_, _, breaks) in zip(originals, RULES[rule], strict=True):
+            setattr(holder, name, breaks(original))
         yield
     finally:
-        setattr(holder, name, original)
+        for holder, name, original in originals:
+            setattr(holder, name, original)
