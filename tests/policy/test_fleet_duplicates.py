@@ -5,7 +5,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +15,12 @@ import pytest
 rclpy = pytest.importorskip("rclpy")
 
 from marlgpt_msgs.msg import Heartbeat, RobotState  # noqa: E402
+from marlgpt_policy.nodes import presence  # noqa: E402
 from marlgpt_policy.nodes.fleet_node import UNCONFIGURED  # noqa: E402
 from rclpy.experimental import EventsExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.qos import QoSProfile  # noqa: E402
+from rclpy.serialization import deserialize_message  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -79,8 +83,8 @@ def test_a_second_node_refuses_to_drive_and_says_who_does(bench):
     second, log = twin(bench)
     bench.until(lambda: second.poll() is not None, "end of the second node", PATIENCE)
     assert second.returncode == UNCONFIGURED
-    text = log.read_text()
-    assert f"cannot activate: /fleet_node (process {bench.process.pid} on " in text, text
+    text = log.read_text()  # "cannot activate" or, where DDS took longer to find the other one, "deactivated"
+    assert f": /fleet_node (process {bench.process.pid} on " in text, text
     assert "drives a, b already; end or deactivate it" in text
     print(f"refused {time.monotonic() - start:.2f} s after the start of its process")
     assert len(drivers(bench)) == 1
@@ -147,13 +151,14 @@ def test_who_was_killed_is_followed_at_once(bench):
     )
     listened = time.monotonic() - awake
     print(f"killed, it drives {time.monotonic() - start:.2f} s after the start of its process")
-    assert listened < 2.5, "what it waits for is discovery, and the map"
+    assert listened < 5.0, "what it waits for is discovery, and the map"
     assert "cannot activate" not in bench.log.read_text()
 
 
 def test_a_frozen_node_gives_way_to_the_one_that_took_over_and_commands_nobody(bench):
     idle(bench)
     frozen, frozen_log = bench.process, bench.log
+    bench.twins.append(frozen)
     frozen.send_signal(signal.SIGSTOP)
     bench.spin(0.7)
     bench.start(autostart=True)
@@ -168,6 +173,61 @@ def test_a_frozen_node_gives_way_to_the_one_that_took_over_and_commands_nobody(b
     frozen.wait()
     bench.go("a", 0, 2)
     bench.until(lambda: bench.robot("a") and bench.robot("a").goals_reached == 1, "arrival", 30.0)
+
+
+class Quiet:
+    """A node, its publisher and its subscription, without ROS; keeps what is published."""
+
+    def __init__(self):
+        self.fleet, self.names, self.said = None, ["a"], []
+        self.settings = SimpleNamespace(map_frame="map")
+        self.handle = nullcontext()
+        self.handle.take_message = lambda *_: None
+        self.msg_type, self.raw = Heartbeat, True
+
+    def create_publisher(self, *_):
+        return self
+
+    def listen(self, *_, **__):
+        return self
+
+    def publish(self, data):
+        self.said.append(deserialize_message(data, Heartbeat))
+
+    def get_fully_qualified_name(self):
+        return "/quiet"
+
+    def now(self):
+        return 0.0
+
+
+def test_who_is_frozen_within_a_control_period_does_not_go_on_as_if_nothing_had_happened(monkeypatch):
+    """Between the check at its beginning and the commands at its end another node may have taken over."""
+    clock = [100.0]
+    times = SimpleNamespace(
+        monotonic=lambda: clock[0], time_ns=lambda: int(clock[0] * 1e9),
+        sleep=lambda seconds: clock.__setitem__(0, clock[0] + seconds),
+    )  # fmt: skip
+    monkeypatch.setattr(presence, "time", times)
+    node = Quiet()
+    one = presence.Presence(node, 0.05)
+    assert one.claim() == "" and clock[0] >= 101.0
+    for _ in range(3):
+        clock[0] += 0.05
+        assert one.may_drive() == (True, "") and one.doubt() == ""
+        one.beat(0.0)
+    before = node.said[-1]
+    assert before.phase == Heartbeat.WAITING and before.incarnation
+    clock[0] += 0.05
+    assert one.may_drive() == (True, "")
+    clock[0] += 3.0  # frozen here
+    assert "frozen" in one.doubt()
+    one.beat(0.0)
+    assert node.said[-1].phase == Heartbeat.CANDIDATE and node.said[-1].incarnation > before.incarnation
+    clock[0] += 0.05
+    assert one.may_drive() == (False, "")
+    clock[0] += 0.3
+    assert one.may_drive() == (True, "")
 
 
 def test_foreign_heartbeats_do_not_keep_the_watchdog_silent_when_the_node_is_killed(bench):

@@ -69,6 +69,7 @@ class FleetNode(LifecycleNode):
         operator: Services; None unless configured.
         presence: Heartbeats, and who else drives these robots.
         desk: Lets requests in, behind control periods and stops.
+        gave_way: It was deactivated because another node drives these robots.
         tidy: Called while the robots stand anyway, before they are to drive.
     """
 
@@ -84,7 +85,7 @@ class FleetNode(LifecycleNode):
         self.stops = Stops()
         self.tidy: Callable[[], None] = lambda: None
         self._topics: dict[str, list[Subscription]] = {}
-        self._active = self._keeping_time = False
+        self._active = self._keeping_time = self.gave_way = False
         self.desk = Desk(self._keep_time)
         for service in self.services:  # those of parameters and transitions
             service.callback = self.desk.behind(service.callback, None)
@@ -166,7 +167,7 @@ class FleetNode(LifecycleNode):
         if reason:
             self.journal.write("error", "not_alone", f"cannot activate: {reason}")
             return TransitionCallbackReturn.FAILURE
-        self._active = True
+        self._active, self.gave_way = True, False
         self._last_tick = -1.0
         self.tidy()
         self._timers = [
@@ -464,11 +465,10 @@ class FleetNode(LifecycleNode):
             )
             self.get_logger().debug(traceback.format_exc())
             return
-        rival = self.presence.contested
-        if rival is not None:  # it gives way as soon as it hears this node
+        doubt = self.presence.doubt()
+        if doubt:
             fleet.commands[:] = 0.0
-            text = f"{rival.node or 'a node without a name'} drives the same robots: they stand until it ends"
-            self.journal.repeat("error", "contested", "contested", text)
+            self.journal.repeat("error", "contested", "contested", f"all robots stand: {doubt}")
         self._command(now)
         self.presence.beat(now)
         stamp, frame = divmod(round(now * 1e9), 10**9), self.settings.map_frame
@@ -491,6 +491,7 @@ class FleetNode(LifecycleNode):
         self.stand()
         if reason:
             self.journal.write("error", "gives_way", f"deactivated: {reason}")
+            self.gave_way = True
             self.trigger_deactivate()
         else:
             self.presence.beat(now)
@@ -564,7 +565,8 @@ def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; the last thing it sends is a standstill for every robot.
 
     Returns:
-        0 after an interrupt, ``UNCONFIGURED`` where parameter ``autostart`` is set and the node cannot configure.
+        0 after an interrupt, ``UNCONFIGURED`` where parameter ``autostart`` is set and the node cannot configure or
+        activate itself, or gives way to another one.
     """
     # With rclpy's own handlers the context would be gone before the robots could be told to stop.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -576,11 +578,14 @@ def main(args: list[str] | None = None) -> int:
     executor.add_node(node)
     code = 0
     try:
-        if node.get_parameter("autostart").value and not node.start():
+        by_itself = node.get_parameter("autostart").value
+        if by_itself and not node.start():
             code = UNCONFIGURED
         while rclpy.ok() and not code:
             # Returns to Python, where signals are noticed, every half second, not after each message.
             executor.spin_until_future_complete(rclpy.Future(), 0.5)
+            if by_itself and node.gave_way:
+                code = UNCONFIGURED
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:

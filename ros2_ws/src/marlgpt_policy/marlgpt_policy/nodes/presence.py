@@ -41,7 +41,7 @@ class Presence:
         self._rivals = Rivals(here, max(SILENCE, PERIODS * period))
         self._listen = max(LISTEN, PERIODS * period)
         self._sequence = 0
-        self._beaten = -1e9
+        self._beaten = self._awake = -1e9
         self._found_at = time.monotonic() + DISCOVERY
         self._publisher = node.create_publisher(Heartbeat, "fleet/heartbeat", RELIABLE)
         self._subscription = node.listen(Heartbeat, "fleet/heartbeat", self._on_heartbeat, RELIABLE, raw=True)
@@ -88,6 +88,7 @@ class Presence:
     def beat(self, now: float) -> None:
         """Send a heartbeat of the control period at ``now``, node clock, s."""
         node = self._node
+        self._notice_freeze()
         self._sequence += 1
         self._beaten = time.monotonic()
         stamp = divmod(round(now * 1e9), 10**9)
@@ -107,6 +108,7 @@ class Presence:
         """
         rivals = self._rivals
         now = time.monotonic()
+        self._awake = now
         rivals.begin(time.time_ns(), now, max(self._listen, self._found_at - now))
         while True:
             self._take()
@@ -134,6 +136,17 @@ class Presence:
                 return
             subscription.callback(taken[0])
 
+    def _notice_freeze(self) -> float:
+        """The time; begin anew after a pause, in which another node may have taken over.
+
+        To be called before anything is said or done: a process is frozen anywhere, also within a control period.
+        """
+        now = time.monotonic()
+        if now - self._awake > self._rivals.silence and self._rivals.own.phase is not Phase.WITHDRAWN:
+            self._rivals.begin(time.time_ns(), now, self._listen)
+        self._awake = now
+        return now
+
     def _advance(self) -> None:
         self._rivals.advance(Phase.WAITING if self._node.fleet is None else Phase.DRIVING)
 
@@ -150,9 +163,7 @@ class Presence:
 
         A node that was frozen, or that built a map for long, listens anew first: another may have taken over.
         """
-        rivals, now = self._rivals, time.monotonic()
-        if now - self._beaten > rivals.silence:
-            rivals.begin(time.time_ns(), now, self._listen)
+        rivals, now = self._rivals, self._notice_freeze()
         other = rivals.ahead(self._robots(), now)
         if other is not None:
             return False, self._reason(other)
@@ -161,10 +172,13 @@ class Presence:
         self._advance()
         return True, ""
 
-    @property
-    def contested(self) -> Claim | None:
-        """Another node that drives these robots now and will give way."""
-        return self._rivals.driving(self._robots(), time.monotonic())
+    def doubt(self) -> str:
+        """Just before commanding: why the robots must stand in this period; empty if they may move."""
+        now = self._notice_freeze()
+        if self._rivals.own.phase is Phase.CANDIDATE:
+            return "the process was frozen, or a control period took too long"
+        other = self._rivals.driving(self._robots(), now)
+        return "" if other is None else f"{other.node or 'a node without a name'} drives the same robots"
 
     def driver_of(self, robot: str) -> str:
         """Another node that drives ``robot``; empty if none is heard."""
