@@ -70,12 +70,19 @@ def _forgets_goals(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 RULES: dict[str, tuple[tuple[Any, str, Callable[..., Any]], ...]] = {
-    "coupling": ((Reservations, "pairs", _last_claim_only), (fleet_module, "free_ways", _only_docking_looks)),
+    "coupling": (
+        (Reservations, "pairs", _last_claim_only),
+        (Edges, "may_settle", _always_settles),
+        (fleet_module, "free_ways", _only_docking_looks),
+    ),
     "docking": ((fleet_module, "free_ways", _never_obstructed),),
     "settling": ((Edges, "may_settle", _always_settles), (fleet_module, "free_ways", _only_docking_looks)),
     "goals": ((Fleet, "tick", _forgets_goals),),
 }
-"""By name: what holds a rule, its name there, what makes a broken one of it; and the rule that would cover for it."""
+"""By name: what holds a rule, its name there, what makes a broken one of it; and the rules that would cover for it.
+
+While limited robots do not settle, the last claim alone stands for all of them in nearly every case.
+"""
 
 
 @contextmanager
