@@ -41,6 +41,10 @@ UNKNOWN_PLACE = ("pose_dropout", "pose_delay", "pose_jump")
 """Faults in which the fleet does not know where a robot is: nobody moves it from outside meanwhile."""
 MOVED_LATELY = 6.0
 """s after which the poses of a robot that was moved from outside may be lost or lie: longer than ``jump_settle``."""
+LATE_POSES = ("pose_dropout", "pose_delay", "pose_reorder")
+"""Faults in which commands of a longer time must explain where a robot is: no pose jumps until a while after them."""
+QUIET_POSES = 1.0
+"""s of that while."""
 HAMPERED = (
     "stall", "slow", "slip", "push", "removal", "join", "pose_jump", "pose_dropout", "pose_delay", "pose_reorder",
     "cmd_loss", "cmd_reorder",
@@ -101,6 +105,7 @@ class SoakRun:
         self._adversary = Adversary(s) if s.events is None else None
         self._seen_contacts = self._born = 0
         n = len(numbers)
+        self._late_until = np.full(n, -np.inf)
         self._moved_at, self._gone_since = np.full(n, -np.inf), np.full(n, np.nan)
         self._was_there = self.world.present.copy()
 
@@ -176,6 +181,8 @@ class SoakRun:
         self.recorded.append(event)
         if event.kind in KINDS:
             self.faults.inject(event.kind, row, event.duration, **event.size)
+            if event.kind in LATE_POSES:
+                self._late_until[row] = max(self._late_until[row], self.now + event.duration + QUIET_POSES)
             if event.kind in ("push", "removal", "join"):
                 self._moved_at[row] = self.now + event.duration
         else:
@@ -191,7 +198,8 @@ class SoakRun:
         if kind in UNKNOWN_PLACE:
             lately = self.now - self._moved_at[row] < MOVED_LATELY
             starting = self.down or self.now - self._born < self.scenario.first_settle + PERIOD
-            return not lately and not starting
+            late = kind == "pose_jump" and self.now < self._late_until[row]
+            return not lately and not starting and not late
         return kind != "pose_noise" or not self.scenario.noise
 
     def _fits(self, event: Event, row: int) -> bool:

@@ -288,7 +288,7 @@ def least_jump(scenario: Scenario) -> tuple[float, float]:
 
     Commands of a reaction time explain some way and turn, and 30 % more; ``jump_distance`` is 0.1 m and 0.2 rad.
     """
-    reaction = scenario.latency + 3 * PERIOD
+    reaction = scenario.latency + 5 * PERIOD
     speed, rate = (max(row[k] for row in scenario.limits) for k in (0, 1))
     return max(0.3, 0.1 + 1.3 * speed * reaction), max(0.3, 0.2 + 1.3 * rate * reaction)
 
