@@ -96,7 +96,9 @@ def start_fleet(context: LaunchContext) -> list:
         exits.append(event.returncode)
         if context.is_shutdown or exits != [UNCONFIGURED]:
             return []  # once it has driven, the watchdog is needed more than ever
-        return [Shutdown(reason="the fleet node could not configure or activate itself; its log above says why")]
+        return [
+            Shutdown(reason="the fleet node could not configure or activate itself; its log above says why")
+        ]
 
     exit_handler = RegisterEventHandler(OnProcessExit(target_action=fleet, on_exit=ended))
     return [GroupAction([PushRosNamespace(value["namespace"]), exit_handler, watchdog, fleet])]
