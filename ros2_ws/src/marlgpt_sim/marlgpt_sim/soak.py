@@ -60,7 +60,7 @@ class Args:
     stop_at_first: bool = False
     """End the campaign with the first run that fails."""
     cut_down_for: float = 120.0
-    """Seconds that cutting down one failing run may take; 0 keeps it as it is."""
+    """CPU seconds that cutting down one failing run may take; 0 keeps it as it is."""
     policy: Path | None = None
     """ONNX policy; the shipped one if not given."""
     out: Path = Path("out/soak")

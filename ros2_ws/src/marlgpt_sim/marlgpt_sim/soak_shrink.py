@@ -17,16 +17,16 @@ Fails = Callable[[Scenario], tuple[int, Sequence[Event]] | None]
 
 
 class Budget:
-    """Seconds and trials that cutting down may take."""
+    """CPU seconds and trials that cutting down may take."""
 
     def __init__(self, seconds: float, trials: int = 100_000) -> None:
         """Begin now."""
-        self.end, self.trials = time.monotonic() + seconds, trials
+        self.end, self.trials = time.process_time() + seconds, trials
 
     def left(self) -> bool:
         """Whether there is time for one more trial; counts it."""
         self.trials -= 1
-        return self.trials >= 0 and time.monotonic() < self.end
+        return self.trials >= 0 and time.process_time() < self.end
 
 
 def fewest(items: Sequence[Item], fails: Callable[[list[Item]], bool], budget: Budget) -> list[Item]:
