@@ -116,15 +116,7 @@ def test_every_command_is_in_a_table():
         assert outputs(command) or command in READ_ONLY, command
 
 
-SOAK = pytest.param(
-    "soak",
-    marks=pytest.mark.xfail(
-        strict=True, reason="takes any folder with runs/ and summary.json for one of an older version"
-    ),
-)
-
-
-@pytest.mark.parametrize("command", [SOAK if command == "soak" else command for command in FOLDERS])
+@pytest.mark.parametrize("command", FOLDERS)
 def test_a_foreign_folder_survives_byte_for_byte(command, tmp_path, inputs, capsys):
     folder = tmp_path / "x"
     before = fill(folder)

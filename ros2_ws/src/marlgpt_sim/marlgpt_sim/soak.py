@@ -295,4 +295,9 @@ def main(args: Args) -> int:
 
 def _made_before(folder: Path) -> bool:
     """Whether an older version, that wrote no marker, made a folder."""
-    return (folder / "runs").is_dir() and (folder / "summary.json").is_file()
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):
+        return False
+    ours = {"robot_hours", "robot_contacts", "wall_contacts"}
+    return (folder / "runs").is_dir() and isinstance(summary, dict) and ours <= set(summary)
