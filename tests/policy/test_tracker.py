@@ -331,3 +331,18 @@ def test_no_limit_is_passed_however_late_commands_are_or_if_they_cease(
             speed += np.clip(wanted - speed, -brakes * dt / 10, brakes * dt / 10)
             pose[0, 0] += speed * dt / 10
     assert pose[0, 0] <= share * length + 0.008
+
+
+def test_a_holonomic_robot_that_turns_off_while_it_rolls_stops_across_its_new_edge():
+    """Driving off along the new edge must not use up the acceleration that stops the old motion: walls are near."""
+    dt, limits = 0.05, MotionLimits(1.07, 1.8, 0.69, 4.5).as_row()[None]
+    pose, command = np.array([[0.0, 0.03, 0.0]]), np.array([[0.0, -0.09, 0.0]])
+    lowest = 0.0
+    for _ in range(60):
+        command = track(
+            pose, command, np.zeros((1, 2)), np.array([[1.0, 0.0]]), np.ones(1), np.zeros(1, bool),
+            np.array([int(Drive.HOLONOMIC)], np.int8), limits, dt, latency=0.1,
+        ).commands  # fmt: skip
+        pose[0, :2] += command[0, :2] * dt
+        lowest = min(lowest, pose[0, 1])
+    assert pose[0, 0] > 0.5 and lowest > -0.005

@@ -316,6 +316,9 @@ def _holonomic(
         side = math.copysign(1.0, across)
         rolling = max(0.0, -side * rolling_across)
         sideways = -side * _stop_speed(abs(across), rolling, 0.0, brake_across, dt, latency)
+    # Each direction gets its own share of the acceleration: driving off must not keep it from braking across.
+    speed = _clip(speed, rolling_along - brake_along * dt, rolling_along + brake_along * dt)
+    sideways = _clip(sideways, rolling_across - brake_across * dt, rolling_across + brake_across * dt)
     scale = min(1.0, limit[0] / max(math.hypot(speed, sideways), 1e-12))
     speed, sideways = speed * scale, sideways * scale
     return speed * edge[0] - sideways * edge[1], speed * edge[1] + sideways * edge[0]
