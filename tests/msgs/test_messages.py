@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "ros2_ws" / "src" / "marlgpt_msgs"
 DEFINITIONS = sorted(path for kind in ("msg", "srv", "action") for path in PACKAGE.glob(f"{kind}/*.{kind}"))
-UNITS = re.compile(r"\[(s|ms|m|count|cells|no unit|m, quaternion)\]")
+UNITS = re.compile(r"\[(s|ms|ns|m|count|cells|no unit|m, quaternion)\]")
 
 
 def fields(path):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,20 @@ def test_nothing_is_compiled_while_a_crowd_drives(kernels, monkeypatch, executio
     solved = []
     solve = joint_plan.solve
     monkeypatch.setattr(joint_plan, "solve", lambda *a: solved.append(1) or solve(*a))
+    used = Counter()
+    for seed in range(1, 9):  # which crowd gets stuck how is chance
+        used += drive_a_crowd(seed, drive, execution)
+        if solved and all(used[remedy] for remedy in ("plans", "pibt", "firsts")):
+            break
+    else:
+        pytest.fail(f"what this test is about did not happen: {used}, solved {len(solved)} times")
+    assert kernels.news() == []
+
+
+def drive_a_crowd(seed, drive, execution):
+    """How often each remedy was used by 22 robots in ``NARROW``, one of which is stopped and one lost for a while."""
     free = np.argwhere(np.array([[c != "#" for c in line] for line in NARROW]))
-    random = np.random.default_rng(1)
+    random = np.random.default_rng(seed)
     cells = free[random.permutation(len(free))[:22]].tolist()
     sim = fleet_sim.place(
         NARROW, *cells, drive=drive, execution=execution, policy=fleet_sim.Stub(3), temperature=0.2
@@ -68,11 +81,7 @@ def test_nothing_is_compiled_while_a_crowd_drives(kernels, monkeypatch, executio
         sim.tick()
     sim.fleet.replace_map(sim.grid, sim.fleet.distances)
     sim.run(5.0)
-    used = sim.fleet.remedies
-    assert used["plans"] and used["pibt"] and used["firsts"] and solved, (
-        "what this test is about did not happen"
-    )
-    assert kernels.news() == []
+    return Counter(sim.fleet.remedies)
 
 
 def test_nothing_is_compiled_to_try_a_policy_out(kernels):
@@ -153,7 +162,7 @@ def test_a_node_with_an_empty_cache_compiles_in_configure_and_never_again(tmp_pa
     bench = open_bench(tmp_path_factory, 41, policy, ROBOTS, max_speed=1.0)
     try:
         begun = time.monotonic()
-        configured = bench.change_state(Transition.TRANSITION_CONFIGURE, 300.0)
+        configured = bench.change_state(Transition.TRANSITION_CONFIGURE, 240.0)
         print(f"configure with an empty cache: {time.monotonic() - begun:.1f} s")
         assert configured and bench.logged("compiling kernels took"), bench.log.read_text()
         assert bench.change_state(Transition.TRANSITION_ACTIVATE)
