@@ -412,7 +412,8 @@ def test_a_killed_node_is_followed_by_zeros_in_time_and_by_one_that_takes_over(t
         def between():
             """Whether a robot is between two cells, where it must not stay."""
             return any(
-                abs((bench.poses[robot] - centre(bench.grid, 0, 0))[0] / CELL % 1 - 0.5) < 0.25 for robot in "ab"
+                abs((bench.poses[robot] - centre(bench.grid, 0, 0))[0] / CELL % 1 - 0.5) < 0.25
+                for robot in "ab"
             )
 
         bench.until(between, "robot between cells")

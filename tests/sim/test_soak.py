@@ -210,6 +210,22 @@ def test_aimed_pushes_and_set_downs_meet_docking_robots():
     assert found.situations.counts["docking_beside_another"] > 0
 
 
+def test_leaders_stall_so_that_followers_wait_just_before_a_cell_and_a_broken_rule_shows():
+    crowd = QUIET.replace(
+        cells=60, placed=36, robots=tuple(range(36)), ticks=4800, margin=smallest_margin(0.0),
+        aims={"stall_at_limit": 400.0},
+    )  # fmt: skip
+    found = run(crowd)
+    assert found.failure is None, found.failure
+    aimed = [event.kind for event in found.recorded if event.aim == "stall_at_limit"]
+    assert aimed.count("stall") >= 3 and "goal_replaced" in aimed
+    for seed in range(4, 12):
+        found = run(crowd.replace(seed=seed), "settling")
+        if found.failure is not None:
+            break
+    assert found.failure.kind == "rule" and "ended its edge although" in found.failure.what
+
+
 def test_nobody_is_set_down_where_others_cannot_stop():
     soak_run = SoakRun(QUIET, MODEL)
     x, y = soak_run.world.poses[0, :2]

@@ -48,7 +48,7 @@ class Args:
     seed: int | None = None
     """Of the campaign; a campaign in OUT that is not complete goes on with its own, otherwise fresh from the clock."""
     minutes: float | None = None
-    """Simulated minutes of one run; drawn from 3 to 15 if not given."""
+    """Simulated minutes of one run; drawn from 2 to 9 if not given."""
     mode: Mode | None = None
     """Only this mode; every eighth run or so is decentralised if not given."""
     workers: int = 1

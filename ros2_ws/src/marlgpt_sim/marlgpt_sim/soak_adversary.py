@@ -17,6 +17,10 @@ AHEAD = (0.15, 0.25)
 """m between a docking robot and one that is set down ahead of it."""
 CLOSE = 0.15
 """m; a follower this close behind is worth stopping its leader for."""
+AT_LIMIT = (-0.05, 0.005)
+"""m beyond two radii and pose errors that a leader is from the cell it leaves: its follower waits just before it."""
+THINKS_AGAIN = (2.0, 12.0)
+"""s after which such a follower is sent elsewhere."""
 
 
 class Adversary:
@@ -25,9 +29,9 @@ class Adversary:
     Every aim of the scenario is armed at random times, and lets go at the first good opportunity.
     """
 
-    def __init__(self, scenario: Scenario) -> None:
-        """Draw when each aim is armed."""
-        self.scenario = scenario
+    def __init__(self, scenario: Scenario, numbers: list[int]) -> None:
+        """Draw when each aim is armed; ``numbers`` are the scenario's robots in the world, by row."""
+        self.scenario, self.numbers = scenario, numbers
         self.random = np.random.default_rng((scenario.seed, 17))
         hours = scenario.ticks * PERIOD / 3600.0
         self._armed_at: list[tuple[int, str]] = []
@@ -36,13 +40,15 @@ class Adversary:
             self._armed_at += [(int(tick), aim) for tick in self.random.integers(scenario.ticks, size=count)]
         self._armed_at.sort(reverse=True)
         self._armed: dict[str, int] = {}  # aim and the period until which it waits
+        self._room = 0.0  # m of AT_LIMIT at which the leader that is waited for is to stall
+        self._sent_elsewhere: list[tuple[int, int]] = []  # periods, and rows of followers
 
     def waits(self, tick: int) -> bool:
         """Whether it looks for an opportunity in this period."""
         while self._armed_at and self._armed_at[-1][0] <= tick:
             self._armed[self._armed_at.pop()[1]] = tick + round(PATIENCE / PERIOD)
         self._armed = {aim: until for aim, until in self._armed.items() if tick < until}
-        return bool(self._armed)
+        return bool(self._armed) or any(due <= tick for due, _ in self._sent_elsewhere)
 
     def act(
         self, tick: int, view: View, poses: np.ndarray, speeds: np.ndarray, there: np.ndarray
@@ -63,11 +69,15 @@ class Adversary:
                 events.append(event)
             if done:
                 del self._armed[aim]
+        for due, row in [entry for entry in self._sent_elsewhere if entry[0] <= tick]:
+            self._sent_elsewhere.remove((due, row))
+            if there[row]:
+                events.append(self._event(tick, "goal_replaced", row, 0.0, "stall_at_limit"))
         return events
 
     def _event(self, tick: int, kind: str, row: int, duration: float, aim: str, **size: float) -> Event:
         size = {name: float(value) for name, value in size.items()}
-        return Event(tick, kind, self.scenario.robots[row], float(duration), size, aim)
+        return Event(tick, kind, self.numbers[row], float(duration), size, aim)
 
     def _push_beside_docking(self, tick, view, poses, speeds, there):
         """Push a robot into, or beside, the way of one that docks; if nobody does, push one off its way first."""
@@ -149,6 +159,26 @@ class Adversary:
             return None, False
         duration = 1e6 if self.random.random() < 0.4 else self.random.uniform(10.0, 120.0)
         return self._event(tick, "stall", found[0], duration, "stall_in_queue"), True
+
+    def _stall_at_limit(self, tick, view, poses, speeds, there):
+        """Let a robot stall where the one behind it must wait a few cm before a cell's centre, and send that elsewhere.
+
+        Nobody may take such a follower for arrived: if it turns off or back, others come where it was.
+        """
+        self._room = self._room or self.random.uniform(*AT_LIMIT)
+        speed, brakes = np.hypot(*speeds.T), np.array([self.scenario.row(k)[2] for k in self.numbers])
+        stands = view.progress * view.cell_size + speed * PERIOD + speed**2 / (2 * brakes)
+        late = stands - (2 * (self.scenario.radius + self.scenario.pose_error) + self._room)
+        leaders = np.flatnonzero(view.moving & view.docked & there & (late >= 0.0) & (late < 0.025))
+        for leader in leaders:
+            behind = (view.targets == view.cells[leader]).all(axis=1) & view.moving & there
+            followers = np.flatnonzero(behind)
+            if len(followers):
+                self._room = 0.0
+                wait = self.random.uniform(*THINKS_AGAIN)
+                self._sent_elsewhere.append((tick + round(wait / PERIOD), int(followers[0])))
+                return self._event(tick, "stall", leader, 1e6, "stall_at_limit"), True
+        return None, False
 
     def _fleet_stop_in_motion(self, tick, view, poses, speeds, there):
         """Stop everybody while many drive and two of them are close."""

@@ -12,6 +12,8 @@ from marlgpt_policy.edges import Edges
 from marlgpt_policy.fleet import Fleet
 from marlgpt_policy.reservations import Reservations
 
+from marlgpt_sim.soak_rules import SettlingWatch
+
 FORGETS_EVERY = 600
 """Control periods between two goals that a forgetful fleet loses: one in half a minute."""
 
@@ -54,6 +56,15 @@ def _always_settles(original: Callable[..., np.ndarray]) -> Callable[..., np.nda
     return may_settle
 
 
+def _watches_nothing(original: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """The soak itself looks at contacts only."""
+
+    def look(self: SettlingWatch) -> list[str]:
+        return []
+
+    return look
+
+
 def _forgets_goals(original: Callable[..., Any]) -> Callable[..., Any]:
     """The fleet loses a goal now and then."""
 
@@ -74,14 +85,16 @@ RULES: dict[str, tuple[tuple[Any, str, Callable[..., Any]], ...]] = {
         (Reservations, "pairs", _last_claim_only),
         (Edges, "may_settle", _always_settles),
         (fleet_module, "free_ways", _only_docking_looks),
+        (SettlingWatch, "look", _watches_nothing),
     ),
     "docking": ((fleet_module, "free_ways", _never_obstructed),),
-    "settling": ((Edges, "may_settle", _always_settles), (fleet_module, "free_ways", _only_docking_looks)),
+    "settling": ((Edges, "may_settle", _always_settles),),
     "goals": ((Fleet, "tick", _forgets_goals),),
 }
 """By name: what holds a rule, its name there, what makes a broken one of it; and the rules that would cover for it.
 
-While limited robots do not settle, the last claim alone stands for all of them in nearly every case.
+While limited robots do not settle, the last claim alone stands for all of them in nearly every case: so that rule is
+broken with it, and must then be found by a contact.
 """
 
 

@@ -20,6 +20,7 @@ from marlgpt_policy.peer_state import Rules, State
 from marlgpt_policy.policy import OnnxPolicy, PolicyOutput
 
 from marlgpt_sim.faults import Delivery
+from marlgpt_sim.soak_rules import SettlingWatch
 from marlgpt_sim.soak_scenario import PERIOD, Scenario
 
 CLOSER = slice(135, 139)
@@ -73,6 +74,7 @@ class View:
         cells, targets: int[n, 2] cells that each robot leaves and drives to; -1 for none.
         progress: float[n] share of the edge driven.
         start, end: float[n, 2] the straight way that a docking robot is on, m.
+        cell_size: m.
     """
 
     moving: np.ndarray
@@ -84,10 +86,15 @@ class View:
     progress: np.ndarray
     start: np.ndarray
     end: np.ndarray
+    cell_size: float
 
 
 class CentralDriver:
-    """A ``Fleet``."""
+    """A ``Fleet``.
+
+    Attributes:
+        breaches: what broke a rule of the argument in the last period (``soak_rules.py``).
+    """
 
     def __init__(
         self, scenario: Scenario, grid: NavGrid, policy: OnnxPolicy | StubPolicy, bodies: list[RobotConfig],
@@ -101,13 +108,18 @@ class CentralDriver:
             temperature=0.0 if scenario.policy == "stampeding" else 0.2,
         )  # fmt: skip
         self.remedies: Counter[str] = Counter()
-        self.fleet = Fleet(grid, policy, bodies, self.config, distances)
+        self.radius, self.breaches = max(body.radius for body in bodies), []
+        self._start()
+
+    def _start(self) -> None:
+        self.fleet = Fleet(self.grid, self.policy, self.bodies, self.config, self.distances)
+        self._settling = SettlingWatch(self.fleet, self.radius, self.config.pose_error)
 
     def restart(self) -> None:
         """The process died and another one took its place: all is forgotten but the stops, which a watchdog keeps."""
         halted, stopped = self.fleet.halted.copy(), self.fleet.stopped
         self.remedies.update(self.fleet.remedies)
-        self.fleet = Fleet(self.grid, self.policy, self.bodies, self.config, self.distances)
+        self._start()
         self.fleet.halted[:], self.fleet.stopped = halted, stopped
 
     def tick(self, poses: list[Delivery], clock: float) -> np.ndarray:
@@ -116,7 +128,9 @@ class CentralDriver:
         for pose in poses:
             if pose.stamp >= fleet.pose_time[pose.robot]:  # as the node: older ones are dropped
                 fleet.update_pose(pose.robot, pose.x, pose.y, pose.yaw, pose.stamp)
-        return fleet.tick(clock).commands
+        commands = fleet.tick(clock).commands
+        self.breaches = self._settling.look()
+        return commands
 
     @property
     def listed(self) -> np.ndarray:
@@ -184,7 +198,7 @@ class CentralDriver:
         f = self.fleet
         return View(
             f.moving & f.docked, f.docking.copy(), f.docked.copy(), f.returning.copy(), f.cells, f.targets,
-            f.progress, f.dock_from, self.grid.centre(f.cells),
+            f.progress, f.dock_from, self.grid.centre(f.cells), self.grid.cell_size,
         )  # fmt: skip
 
 
@@ -196,6 +210,7 @@ class LoneDriver:
         distances: DistanceField,
     ) -> None:  # fmt: skip
         """Start every robot's process."""
+        self.breaches: list[str] = []  # its rules have no queues
         self.scenario, self.grid, self.policy, self.bodies = scenario, grid, policy, bodies
         self.distances = distances
         self.names = tuple(body.name for body in bodies)
@@ -309,4 +324,5 @@ class LoneDriver:
                     progress[i] = float((robot.pose[:2] - start) @ (end[i] - start)) / self.grid.cell_size**2
         moving = docked & (cells != targets).any(axis=1)
         start = np.array([robot._start for robot in self.robots])
-        return View(moving, docking, docked, np.zeros(n, bool), cells, targets, progress, start, end)
+        size = self.grid.cell_size
+        return View(moving, docking, docked, np.zeros(n, bool), cells, targets, progress, start, end, size)

@@ -19,6 +19,7 @@ FILLS = (0.1, 0.25, 0.4, 0.6, 0.75, 1.0)
 FAILURES = {
     "contact": "contacts of robots",
     "wall": "contacts with walls",
+    "rule": "rules broken",
     "disagreement": "disagreements of the two counters",
     "goal": "goals lost",
     "exception": "exceptions",

@@ -57,7 +57,7 @@ class Failure:
     """Why a run did not go well.
 
     Attributes:
-        kind: "contact", "wall", "disagreement", "goal", "exception" or "refusal".
+        kind: "contact", "wall", "rule", "disagreement", "goal", "exception" or "refusal".
         tick: control period in which it was seen.
         what: in words.
     """
@@ -102,7 +102,7 @@ class SoakRun:
         self._due = list(
             reversed(draw_events(s) if s.events is None else sorted(s.events, key=lambda e: e.tick))
         )
-        self._adversary = Adversary(s) if s.events is None else None
+        self._adversary = Adversary(s, numbers) if s.events is None else None
         self._seen_contacts = self._born = 0
         n = len(numbers)
         self._late_until = np.full(n, -np.inf)
@@ -300,6 +300,8 @@ class SoakRun:
             commands = self.driver.tick(poses, self.faults.clock)
             if not np.isfinite(commands).all():
                 raise ValueError(f"commands are not finite: {commands.tolist()}")
+            for breach in self.driver.breaches:
+                self._fail("rule", breach)
             self.faults.send(commands)
             self._judge_goals()
             self._operate()

@@ -23,7 +23,10 @@ OPERATOR_KINDS = (
 """What operators and processes do."""
 FLEET_KINDS = ("clock_jump", "fleet_stopped", "process_killed", "map_replaced", "corrupt_model")
 """Rates of these are per fleet and hour, of all others per robot and hour."""
-AIMS = ("push_beside_docking", "set_down_ahead", "stop_in_convoy", "stall_in_queue", "fleet_stop_in_motion")
+AIMS = (
+    "push_beside_docking", "set_down_ahead", "stop_in_convoy", "stall_in_queue", "stall_at_limit",
+    "fleet_stop_in_motion",
+)  # fmt: skip
 """What the adversarial operator does at the worst moment, per fleet and hour."""
 LONE_KINDS = (
     "pose_dropout", "pose_delay", "pose_noise", "pose_bias", "pose_duplicate", "pose_reorder", "cmd_loss",
@@ -183,7 +186,7 @@ def draw(seed: int, minutes: float | None = None, mode: str | None = None) -> Sc
 
     Args:
         seed: the same seed and options give the same run.
-        minutes: simulated minutes; drawn from 3 to 15 if None: many different runs find more than few long ones.
+        minutes: simulated minutes; drawn from 2 to 9 if None: many different runs find more than few long ones.
         mode: "centralised" or "decentralised"; every eighth run or so is decentralised if None.
     """
     random = np.random.default_rng((seed, 5))
@@ -202,8 +205,8 @@ def draw(seed: int, minutes: float | None = None, mode: str | None = None) -> Sc
     timing = {"latency": latency, "cmd_delay": cmd_delay, "cmd_timeout": max(latency - cmd_delay, 0.1)}
     rates, profile = _rates(random, lone, timing, pose_error)
     aims = {}
-    if profile != "none" and random.random() < 0.85:
-        aims = {aim: float(random.uniform(10.0, 120.0)) for aim in (LONE_AIMS if lone else AIMS)}
+    if profile != "none" and random.random() < 0.95:
+        aims = {aim: float(random.uniform(20.0, 240.0)) for aim in (LONE_AIMS if lone else AIMS)}
         if random.random() < 0.4:
             alone = str(random.choice(list(aims)))
             aims = {alone: aims[alone] * 2}
@@ -223,7 +226,7 @@ def draw(seed: int, minutes: float | None = None, mode: str | None = None) -> Sc
         first_settle=4.0 if rates.keys() & LATE_TO_KNOW else float(random.choice((0.0, 1.0, 4.0))),
         execution=str(random.choice(("asynchronous", "asynchronous", "synchronous"))), mode=mode,
         policy=str(random.choice(("shipped", "shipped", "random", "stampeding", "stampeding"))),
-        ticks=round(60.0 * (minutes or random.uniform(3.0, 15.0)) / PERIOD), rates=rates, aims=aims,
+        ticks=round(60.0 * (minutes or random.uniform(2.0, 9.0)) / PERIOD), rates=rates, aims=aims,
         network_loss=float(random.choice((0.0, 0.2, 0.5, 0.9))) * lone,
         network_delay=int(random.integers(1, 12)) if lone else 1,
     )  # fmt: skip
