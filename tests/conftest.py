@@ -1,9 +1,14 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and where the modules lie that they share."""
 
 import random
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(folder) for folder in (HERE, HERE / "policy", HERE / "sim", HERE / "training")]
 
 
 @pytest.fixture(autouse=True)

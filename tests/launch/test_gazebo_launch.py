@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+from places import ROOT
+
+LAUNCH = ROOT / "launch"
 SHARED = LAUNCH.parent / "ros2_ws/src/marlgpt_sim/marlgpt_sim/launching.py"
 
 

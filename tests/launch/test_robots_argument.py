@@ -1,14 +1,14 @@
 """What the launch files make of ``robots_file:=`` and its rivals; needs a ROS 2 with launch_ros."""
 
 import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from places import ROOT
 
 pytest.importorskip("launch_ros")
 
-FOLDER = Path(__file__).resolve().parents[2] / "launch"
+FOLDER = ROOT / "launch"
 
 
 def load(name):

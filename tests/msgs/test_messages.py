@@ -6,11 +6,11 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-PACKAGE = Path(__file__).parents[2] / "ros2_ws" / "src" / "marlgpt_msgs"
+PACKAGE = ROOT / "ros2_ws" / "src" / "marlgpt_msgs"
 DEFINITIONS = sorted(path for kind in ("msg", "srv", "action") for path in PACKAGE.glob(f"{kind}/*.{kind}"))
 UNITS = re.compile(r"\[(s|ms|ns|m|count|cells|no unit|m, quaternion)\]")
 

@@ -2,8 +2,6 @@
 
 import math
 import struct
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,13 +10,11 @@ from marlgpt_policy.cdr import CdrError, PoseReader, TwistWriter, layout, text
 
 pytest.importorskip("rclpy")
 
+from fuzz_messages import messages  # noqa: E402
+from fuzzing import damaged, fuzz  # noqa: E402
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Twist, TwistStamped  # noqa: E402
 from nav_msgs.msg import Odometry  # noqa: E402
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from fuzz_messages import messages  # noqa: E402
-from fuzzing import damaged, fuzz  # noqa: E402
 
 KINDS = {"odom": Odometry, "pose": PoseWithCovarianceStamped, "pose_stamped": PoseStamped}
 sources = st.sampled_from(sorted(KINDS))

@@ -1,7 +1,5 @@
 """Places where robots block each other: corridors, junctions, a swap with a bay, full rings, robots that fail."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from fleet_sim import Stub, behind, hall, place
@@ -9,8 +7,9 @@ from marlgpt_policy import remedies
 from marlgpt_policy.fleet import Status
 from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import OnnxPolicy
+from places import ROOT
 
-MODEL = Path(__file__).parents[2] / "ros2_ws/src/marlgpt_policy/models/pogema.onnx"
+MODEL = ROOT / "ros2_ws/src/marlgpt_policy/models/pogema.onnx"
 POLICIES = {"shipped": lambda: (OnnxPolicy(MODEL, POGEMA_LAYOUT), 0.2), "greedy": lambda: (Stub(), 0.0)}
 
 

@@ -6,7 +6,6 @@ import sys
 import textwrap
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy")
 
+from fleet_bench import hall, open_bench, write_policy  # noqa: E402
 from marlgpt_msgs.msg import Heartbeat, RobotState  # noqa: E402
 from marlgpt_policy.nodes import presence  # noqa: E402
 from marlgpt_policy.nodes.fleet_node import UNCONFIGURED  # noqa: E402
@@ -22,9 +22,6 @@ from rclpy.node import Node  # noqa: E402
 from rclpy.qos import QoSProfile  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fleet_bench import hall, open_bench, write_policy  # noqa: E402
 
 PATIENCE = 90.0
 """Seconds for a node to start, kernels that have to be compiled included."""

@@ -1,15 +1,14 @@
 """The fleet node as a process of its own, over DDS: transitions, messages, refusals, stop."""
 
 import signal
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 rclpy = pytest.importorskip("rclpy")
 
+from fleet_bench import CELL, COLS, ROWS, centre, hall, open_bench, write_policy  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from marlgpt_msgs.action import Navigate  # noqa: E402
 from marlgpt_msgs.msg import RobotState  # noqa: E402
@@ -17,9 +16,6 @@ from marlgpt_msgs.srv import GetGrid  # noqa: E402
 from rcl_interfaces.srv import SetParameters  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fleet_bench import CELL, COLS, ROWS, centre, hall, open_bench, write_policy  # noqa: E402
 
 
 @pytest.fixture(scope="module")

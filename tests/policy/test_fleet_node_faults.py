@@ -1,17 +1,17 @@
 """What the fleet node survives, over DDS: stops, kills, another policy or map, robots that come and go."""
 
 import hashlib
-import sys
 import time
 from array import array
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 rclpy = pytest.importorskip("rclpy")
 
+from bad_policies import nan_towards  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
+from fleet_bench import CELL, centre, hall, open_bench, write_policy  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from marlgpt_msgs.msg import RobotState, SimStatus  # noqa: E402
 from marlgpt_msgs.srv import GetGrid  # noqa: E402
@@ -20,10 +20,6 @@ from marlgpt_policy.nodes.fleet_node import UNCONFIGURED  # noqa: E402
 from marlgpt_policy.occupancy import from_occupancy_grid, save_map_yaml  # noqa: E402
 from std_msgs.msg import Bool  # noqa: E402
 from visualization_msgs.msg import Marker, MarkerArray  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).parent))
-from bad_policies import nan_towards  # noqa: E402
-from fleet_bench import CELL, centre, hall, open_bench, write_policy  # noqa: E402
 
 
 @pytest.fixture(scope="module")

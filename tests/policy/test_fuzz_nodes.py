@@ -2,18 +2,20 @@
 
 import asyncio
 import os
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from places import ROOT
 
 rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("marlgpt_msgs")
 
 from fleet_bench import hall, write_policy  # noqa: E402
+from fuzz_messages import callbacks, like, messages, ours  # noqa: E402
+from fuzzing import damaged, fuzz  # noqa: E402
 from geometry_msgs.msg import PoseStamped, Twist  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
@@ -33,11 +35,7 @@ from rclpy.serialization import deserialize_message, serialize_message  # noqa: 
 from std_msgs.msg import Bool  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from fuzz_messages import callbacks, like, messages, ours  # noqa: E402
-from fuzzing import damaged, fuzz  # noqa: E402
-
-NODES = Path(__file__).resolve().parents[2] / "ros2_ws/src/marlgpt_policy/marlgpt_policy/nodes"
+NODES = ROOT / "ros2_ws/src/marlgpt_policy/marlgpt_policy/nodes"
 SPEED, YAW_RATE = 2.0, 4.0
 LIMITS = {
     "max_speed": SPEED,

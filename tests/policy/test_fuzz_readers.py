@@ -2,14 +2,13 @@
 
 import io
 import math
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from fleet_bench import write_policy
+from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.grid import build_grid
@@ -18,9 +17,6 @@ from marlgpt_policy.occupancy import MapError, OccupancyMap, from_occupancy_grid
 from marlgpt_policy.policy import OnnxPolicy, PolicyError
 from onnx import TensorProto, helper
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from fuzzing import damaged, fuzz  # noqa: E402
 
 CPU = ("CPUExecutionProvider",)
 FLOATS = st.floats(width=32) | st.sampled_from([0.0, -0.0, 1e-38, 3e38, math.nan, math.inf, -math.inf])

@@ -1,21 +1,18 @@
 """The RViz configuration and the SROS2 policy, against the graph of a running fleet node and watchdog."""
 
 import fnmatch
-import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import yaml
+from places import ROOT
 
 rclpy = pytest.importorskip("rclpy")
 
+from fleet_bench import open_bench, write_policy  # noqa: E402
 from marlgpt_policy.nodes import markers, parameters, watchdog_node  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).parent))
-from fleet_bench import open_bench, write_policy  # noqa: E402
-
-PACKAGE = Path(__file__).resolve().parents[2] / "ros2_ws" / "src" / "marlgpt_policy"
+PACKAGE = ROOT / "ros2_ws" / "src" / "marlgpt_policy"
 ROOT = ElementTree.parse(PACKAGE / "security" / "policy.xml").getroot()
 KINDS = {("topics", "publish"), ("topics", "subscribe"), ("services", "reply"), ("services", "request"),
          ("actions", "execute"), ("actions", "call")}  # fmt: skip

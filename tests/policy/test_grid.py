@@ -2,7 +2,6 @@
 
 import math
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,8 +23,9 @@ from marlgpt_policy.grid import (
 )
 from marlgpt_policy.occupancy import MapError, OccupancyMap, load_map_yaml
 from PIL import Image
+from places import ROOT
 
-MAPS = Path(__file__).parents[2].parent / "shared/maps"
+MAPS = ROOT.parent / "shared/maps"
 
 origins = st.tuples(st.floats(-50, 50), st.floats(-50, 50), st.floats(-math.pi, math.pi))
 

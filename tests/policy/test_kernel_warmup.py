@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import fleet_sim  # noqa: E402
 import numpy as np
 import pytest
 from marlgpt_policy import kernel_cache
@@ -14,9 +15,6 @@ from marlgpt_policy.cost_to_go import cost_to_go
 from marlgpt_policy.kernel_warmup import Kernels, dispatchers
 from marlgpt_policy.probes import sample
 from marlgpt_policy.tracker import Drive
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fleet_sim  # noqa: E402
 
 ROBOTS = [f"r{i:02d}" for i in range(16)]
 HALL = (5, 8)

@@ -1,7 +1,6 @@
 """Nodes whose policy file harms them, over DDS: they go on, obey stops at once, and end when they are told to."""
 
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -10,14 +9,12 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy")
 
+from bad_policies import endless_load, endless_on_observations, endless_towards  # noqa: E402
+from fleet_bench import centre, hall, open_bench, write_policy  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from marlgpt_msgs.msg import RobotState  # noqa: E402
 from marlgpt_msgs.srv import GetGrid, LoadPolicy  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).parent))
-from bad_policies import endless_load, endless_on_observations, endless_towards  # noqa: E402
-from fleet_bench import centre, hall, open_bench, write_policy  # noqa: E402
 
 PERIOD = 0.05
 SILENCE = 0.4

@@ -1,8 +1,6 @@
 """Sources of poses: whatever a robot's localisation sends becomes x, y, yaw in the map, or is refused with the fix."""
 
 import math
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +8,8 @@ import pytest
 rclpy = pytest.importorskip("rclpy")
 
 import tf2_double  # noqa: E402
+from fuzz_messages import messages  # noqa: E402
+from fuzzing import fuzz  # noqa: E402
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, TransformStamped  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
@@ -19,10 +19,6 @@ from marlgpt_policy.robots_file import FleetFile  # noqa: E402
 from nav_msgs.msg import Odometry  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
 from rclpy.time import Time  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from fuzz_messages import messages  # noqa: E402
-from fuzzing import fuzz  # noqa: E402
 
 try:
     import tf2_ros  # noqa: F401

@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 
 rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("marlgpt_msgs")
@@ -28,7 +28,6 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from std_msgs.msg import Bool  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [str(ROOT / "ros2_ws" / "src" / name) for name in ("marlgpt_policy", "marlgpt_sim")]
 PEERS = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
 NAMES = ["a", "b", "c", "d"]

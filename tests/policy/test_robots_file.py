@@ -1,21 +1,18 @@
 """robots.yaml: what it says is what comes out, and what is wrong in it is named with file, robot, key and fix."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.robots_file import FleetFile, RobotsFileError, load_robots
 from marlgpt_policy.robots_keys import KEYS, LIMITS, POSE_SOURCES
 from marlgpt_policy.tracker import Drive, MotionLimits
+from places import ROOT
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from fuzzing import damaged, fuzz  # noqa: E402
-
-EXAMPLE = Path(__file__).resolve().parents[2] / "ros2_ws/src/marlgpt_policy/config/robots.yaml"
+EXAMPLE = ROOT / "ros2_ws/src/marlgpt_policy/config/robots.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 
 rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("marlgpt_msgs")
@@ -23,7 +24,6 @@ from marlgpt_policy.occupancy import OccupancyMap, save_map_yaml  # noqa: E402
 from marlgpt_policy.robots_file import FleetFile  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [str(ROOT / "ros2_ws" / "src" / name) for name in ("marlgpt_policy", "marlgpt_sim")]
 ROBOTS = """
 map_frame: site

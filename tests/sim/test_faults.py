@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from marlgpt_policy.occupancy import OccupancyMap
 from marlgpt_sim.fault_config import KINDS
 from marlgpt_sim.faults import FaultConfig, Faults
 from marlgpt_sim.world import FleetWorld
+from places import ROOT
 
 DT, PERIOD = 0.01, 0.05
 LIMITS = (0.5, 2.0, 3.0, 6.0)
@@ -532,7 +532,7 @@ def test_every_field_says_what_it_is_and_lists_are_pairs():
 
 
 def test_the_documentation_has_every_field_and_its_default():
-    text = (Path(__file__).resolve().parents[2] / "docs" / "faults.md").read_text()
+    text = (ROOT / "docs" / "faults.md").read_text()
     for kind in KINDS:
         assert f"| `{kind}` |" in text
     for entry in fields(FaultConfig):

@@ -3,18 +3,20 @@
 import asyncio
 import json
 import os
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from places import ROOT
 
 rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("marlgpt_msgs")
 pytest.importorskip("rosbags")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from fuzz_messages import callbacks, like, messages, ours  # noqa: E402
+from fuzzing import damaged, fuzz  # noqa: E402
 from geometry_msgs.msg import Pose, PoseArray, Twist, TwistStamped  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
@@ -40,11 +42,7 @@ from rclpy.serialization import serialize_message  # noqa: E402
 from rclpy.task import Future  # noqa: E402
 from rosbags.rosbag2 import Reader  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from fuzz_messages import callbacks, like, messages, ours  # noqa: E402
-from fuzzing import damaged, fuzz  # noqa: E402
-
-NODES = Path(__file__).resolve().parents[2] / "ros2_ws/src/marlgpt_sim/marlgpt_sim/nodes"
+NODES = ROOT / "ros2_ws/src/marlgpt_sim/marlgpt_sim/nodes"
 SPEED = 0.5
 
 COVERED = {

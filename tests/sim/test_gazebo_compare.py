@@ -11,6 +11,7 @@ import pytest
 from marlgpt_policy.robots_file import FleetFile
 from marlgpt_sim.gazebo.compare import at_times, compare, min_separation, path_deviation, summary
 from marlgpt_sim.gazebo.drive_log import read_drive
+from places import ROOT
 
 rclpy_serialization = pytest.importorskip("rclpy.serialization")
 pytest.importorskip("marlgpt_msgs.msg")
@@ -22,7 +23,7 @@ from marlgpt_sim.nodes.map_publisher import to_message  # noqa: E402
 from marlgpt_sim.recorder import BagWriter  # noqa: E402
 from nav_msgs.msg import Odometry  # noqa: E402
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "compare_simulators.py"
+SCRIPT = ROOT / "benchmarks" / "compare_simulators.py"
 FLEET = FleetFile.default(["a", "b"], radius=0.2)
 CELL, SPEED, START = 1.0, 0.5, 10.0
 

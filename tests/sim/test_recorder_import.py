@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 
 pytest.importorskip("rclpy")
 from marlgpt_policy.layout import POGEMA_LAYOUT  # noqa: E402
@@ -20,7 +20,6 @@ from marlgpt_training.bags.reading import Decoder, open_bag, records  # noqa: E4
 from marlgpt_training.replay import unroll  # noqa: E402
 from marlgpt_training.store import read_shard  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
 POLICY = ROOT / "ros2_ws" / "src" / "marlgpt_policy" / "models" / "pogema.onnx"
 MAP = ROOT / "ros2_ws" / "src" / "marlgpt_sim" / "maps" / "warehouse.yaml"
 NAMES = [f"robot_{i:02d}" for i in range(8)]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 
 rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("marlgpt_msgs")
@@ -28,7 +29,6 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [str(ROOT / "ros2_ws" / "src" / name) for name in ("marlgpt_policy", "marlgpt_sim")]
 DOMAIN = 100 + os.getpid() % 100
 LATCHED = QoSProfile(

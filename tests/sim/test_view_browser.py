@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from marlgpt_sim.view.access import Access
-
-sys.path.insert(0, str(Path(__file__).parent))
 from chromium import BROWSER, MISSING, Chromium  # noqa: E402
+from marlgpt_sim.view.access import Access
 from view_bench import CELL, Bench  # noqa: E402
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=MISSING)

@@ -17,7 +17,6 @@ from marlgpt_policy.occupancy import OccupancyMap, save_map_yaml
 pytest.importorskip("rclpy")
 pytest.importorskip("marlgpt_msgs")
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "policy")]
 from chromium import BROWSER, MISSING, Chromium  # noqa: E402
 from fleet_bench import write_policy  # noqa: E402
 

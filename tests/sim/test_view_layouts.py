@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from pathlib import Path
 
 import pytest
 import yaml
+from places import ROOT
 
 pytest.importorskip("rclpy")
 pytest.importorskip("marlgpt_msgs")
 
-PACKAGE = Path(__file__).resolve().parents[2] / "ros2_ws" / "src" / "marlgpt_policy"
+PACKAGE = ROOT / "ros2_ws" / "src" / "marlgpt_policy"
 LAYOUT = json.loads((PACKAGE / "foxglove" / "fleet.json").read_text())
 PANELS = {"3D", "Plot", "StateTransitions", "Table", "DiagnosticSummary", "Publish", "CallService"}
 TOPICS = {  # what the nodes use, by the tables of docs/design.md

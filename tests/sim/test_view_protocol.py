@@ -6,8 +6,6 @@ import json
 import math
 import re
 import struct
-import sys
-from pathlib import Path
 from types import SimpleNamespace as Thing
 
 import numpy as np
@@ -20,8 +18,6 @@ from marlgpt_sim.view.history import SPAN, History
 from marlgpt_sim.view.picture import Picture
 from marlgpt_sim.view.protocol import FARTHEST, FIELDS, LARGEST_MESSAGE, Command, ProtocolError, parse
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
 from view_bench import CELL, a_map, grid, robot, state  # noqa: E402
 
 JSON = st.recursive(

@@ -6,11 +6,9 @@ import asyncio
 import contextlib
 import json
 import socket
-import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -19,8 +17,6 @@ from hypothesis import strategies as st
 from marlgpt_sim.view import hub as hub_module
 from marlgpt_sim.view.access import Access
 from marlgpt_sim.view.server import FILES, ViewServer
-
-sys.path.insert(0, str(Path(__file__).parent))
 from view_bench import Bench  # noqa: E402
 
 TOKEN = "t" * 20

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import marlgpt_sim.warehouse as warehouse
 import numpy as np
 from marlgpt_policy.grid import build_grid
 from marlgpt_policy.occupancy import load_map_yaml
+from places import ROOT
 
-MAPS = Path(__file__).resolve().parents[2] / "ros2_ws" / "src" / "marlgpt_sim" / "maps"
+MAPS = ROOT / "ros2_ws" / "src" / "marlgpt_sim" / "maps"
 
 
 def test_the_script_reproduces_the_committed_files(tmp_path):

@@ -1,8 +1,5 @@
 """Recorded decisions: the imported observations and moves are those of the fleet, bit for bit."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from marlgpt_sim.recorder import BagWriter
@@ -15,13 +12,11 @@ from marlgpt_training.store import encode_shard, read_shard, write_shard
 
 pytest.importorskip("rclpy")
 
+from fleet_sim import Stub, place  # noqa: E402
 from marlgpt_policy.nodes import conversions  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
 from rclpy.time import Time  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "policy"))
-from fleet_sim import Stub, place  # noqa: E402
 
 DECISION, GRID = "marlgpt_msgs/msg/FleetDecision", "marlgpt_msgs/msg/Grid"
 LINES = (

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bag_fleets import DECISION, GRID, MAP, ODOM, AnyBag, Messages, record_run  # noqa: E402
+from fleet_sim import Stub, drawn  # noqa: E402
+from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.fleet import FleetConfig
@@ -20,13 +23,8 @@ from marlgpt_training.bags.importing import Args, import_bag, main
 from marlgpt_training.bags.inventory import Inventory, take_inventory
 from marlgpt_training.bags.reading import BagError, Decoder, open_bag, records
 from marlgpt_training.store import read_shard
+from places import ROOT
 from rosbags.rosbag2 import StoragePlugin
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1])]
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "policy"))
-from bag_fleets import DECISION, GRID, MAP, ODOM, AnyBag, Messages, record_run  # noqa: E402
-from fleet_sim import Stub, drawn  # noqa: E402
-from fuzzing import damaged, fuzz  # noqa: E402
 
 pytest.importorskip("rclpy")
 
@@ -262,7 +260,7 @@ def test_decisions_of_an_older_version_fall_back_to_poses(tmp_path, bag):
     from bag_fleets import our_types
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-    folder = Path(__file__).resolve().parents[2] / "ros2_ws" / "src" / "marlgpt_msgs" / "msg"
+    folder = ROOT / "ros2_ws" / "src" / "marlgpt_msgs" / "msg"
     types = get_typestore(Stores.ROS2_KILTED)
     for name in ("RobotDecision", "FleetDecision"):
         types.register(

@@ -1,10 +1,11 @@
 """Poses alone become steps: of this project's own run, and of foreign bags in every form that they come in."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bag_fleets import AnyBag, Messages, record_run, recovered_share, steps_of  # noqa: E402
+from fleet_sim import Stub, drawn  # noqa: E402
 from marlgpt_policy.fleet import FleetConfig
 from marlgpt_policy.grid import build_grid
 from marlgpt_policy.occupancy import save_map_yaml
@@ -18,10 +19,6 @@ from marlgpt_training.replay import unroll
 from marlgpt_training.store import read_shard
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.typesys import Stores
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1] / "policy")]
-from bag_fleets import AnyBag, Messages, record_run, recovered_share, steps_of  # noqa: E402
-from fleet_sim import Stub, drawn  # noqa: E402
 
 LINES = ("..............",) + (".##.###.###.#.", "..............") * 3
 PLAN = drawn(*LINES)

@@ -1,13 +1,12 @@
 """Episodes of driving fleets in the store: exact round trips beside the older kinds, contradictions refused by name."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_training.critic import shard_samples
@@ -16,9 +15,6 @@ from marlgpt_training.fleet_episode import FleetEpisode
 from marlgpt_training.grid_env import edges
 from marlgpt_training.replay import unroll
 from marlgpt_training.store import StoreError, encode_shard, layout_of, read_shard, write_shard
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from fuzzing import damaged, fuzz  # noqa: E402
 
 
 def episode(steps=6, robots=3, seed=0, **changed):

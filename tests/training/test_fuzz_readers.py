@@ -1,15 +1,14 @@
 """Fuzzed files: whatever is in a shard, a checkpoint or a data set, its reader returns or raises its own error."""
 
 import json
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.layout import POGEMA_LAYOUT
@@ -32,9 +31,6 @@ from marlgpt_training.sample_store import (
 )
 from marlgpt_training.store import StoreError, encode_shard, layout_of, read_shard
 from safetensors.torch import load_file, save_file
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from fuzzing import damaged, fuzz  # noqa: E402
 
 
 def attempt(read, path, error):

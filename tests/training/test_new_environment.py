@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 
 pytest.importorskip("mpe2", reason="mpe2 is not installed; docs/new-environment.md says how")
 
@@ -19,7 +20,7 @@ from marlgpt_training import cli, games, pool
 from marlgpt_training.environments import base
 from marlgpt_training.store import read_shard, shards
 
-PAGE = Path(__file__).parents[2] / "docs" / "new-environment.md"
+PAGE = ROOT / "docs" / "new-environment.md"
 SMALLER = {"--shards": "2", "--episodes": "6", "--steps": "40"}
 ALSO = {
     "collect": "--workers 1",
