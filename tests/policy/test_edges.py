@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.edges import STALLED_AFTER, Edges
 from marlgpt_policy.encoders.pogema import MOVES
-from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.reservations import ReservationError, Reservations
 from marlgpt_policy.robots import RobotConfig, Robots
 from marlgpt_policy.shield import resolve

@@ -6,8 +6,8 @@ from fleet_sim import PERIOD, RADIUS, Sim, Stub, arena, at_cells, hall
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.fleet import Fleet, FleetConfig, GoalError, RobotConfig, Status
-from marlgpt_policy.grid import build_grid
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.nav_grid import build_grid
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_policy.tracker import Drive
 from marlgpt_sim.spawn import place_robots
 from marlgpt_sim.world import FleetWorld

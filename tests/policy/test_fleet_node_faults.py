@@ -15,9 +15,9 @@ from fleet_bench import CELL, centre, hall, open_bench, write_policy  # noqa: E4
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from marlgpt_msgs.msg import RobotState, SimStatus  # noqa: E402
 from marlgpt_msgs.srv import GetGrid  # noqa: E402
-from marlgpt_policy.grid import build_grid  # noqa: E402
+from marlgpt_policy.grid.nav_grid import build_grid  # noqa: E402
+from marlgpt_policy.grid.occupancy_map import from_occupancy_grid, save_map_yaml  # noqa: E402
 from marlgpt_policy.nodes.fleet_node import UNCONFIGURED  # noqa: E402
-from marlgpt_policy.occupancy import from_occupancy_grid, save_map_yaml  # noqa: E402
 from std_msgs.msg import Bool  # noqa: E402
 from visualization_msgs.msg import Marker, MarkerArray  # noqa: E402
 

@@ -11,9 +11,15 @@ from fleet_bench import write_policy
 from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
-from marlgpt_policy.grid import build_grid
+from marlgpt_policy.grid.nav_grid import build_grid
+from marlgpt_policy.grid.occupancy_map import (
+    MapError,
+    OccupancyMap,
+    from_occupancy_grid,
+    load_map_yaml,
+    save_map_yaml,
+)
 from marlgpt_policy.layout import POGEMA_LAYOUT
-from marlgpt_policy.occupancy import MapError, OccupancyMap, from_occupancy_grid, load_map_yaml, save_map_yaml
 from marlgpt_policy.policy import OnnxPolicy, PolicyError
 from onnx import TensorProto, helper
 from PIL import Image

@@ -11,7 +11,7 @@ import fleet_sim  # noqa: E402
 import numpy as np
 import pytest
 from marlgpt_policy import kernel_cache
-from marlgpt_policy.cost_to_go import cost_to_go
+from marlgpt_policy.grid.cost_to_go import cost_to_go
 from marlgpt_policy.kernel_warmup import Kernels, dispatchers
 from marlgpt_policy.probes import sample
 from marlgpt_policy.tracker import Drive
@@ -91,14 +91,14 @@ def test_nothing_is_compiled_to_try_a_policy_out(kernels):
 def test_a_kernel_that_is_compiled_later_is_named(kernels):
     kernels.news()
     assert kernels.news() == []
-    from marlgpt_policy.cost_to_go import _breadth_first
+    from marlgpt_policy.grid.cost_to_go import _breadth_first
 
     moves = np.ones((2, 2, 5), dtype=bool)
     moves.flags.writeable = False
     assert cost_to_go(moves, (0, 0)).shape == (2, 2)
     assert kernels.news() == []
     _breadth_first(np.asfortranarray(moves), 0, 0)  # another layout
-    assert kernels.news() == ["marlgpt_policy.cost_to_go._breadth_first"]
+    assert kernels.news() == ["marlgpt_policy.grid.cost_to_go._breadth_first"]
 
 
 # Read-only folders ---------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def test_the_package_can_be_imported_where_numba_finds_no_folder():
     environment = {
         **os.environ, kernel_cache.VARIABLE: "/proc/marlgpt", "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator",
     }  # fmt: skip
-    code = "import marlgpt_policy.grid, os; print(os.environ['NUMBA_CACHE_DIR'])"
+    code = "import marlgpt_policy.grid.nav_grid, os; print(os.environ['NUMBA_CACHE_DIR'])"
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
     )

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.fleet import GoalError, RobotConfig, Status
-from marlgpt_policy.grid import build_grid
+from marlgpt_policy.grid.distance_field import DistanceField
+from marlgpt_policy.grid.nav_grid import build_grid
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_policy.lone import Lone, LoneConfig
-from marlgpt_policy.occupancy import OccupancyMap
 from marlgpt_policy.peer_state import Rules, State
 from marlgpt_policy.policy import PolicyError
 from marlgpt_policy.tracker import Drive, MotionLimits

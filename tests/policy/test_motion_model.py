@@ -12,7 +12,7 @@ import pytest
 from marlgpt_policy.clear_way import free_ahead
 from marlgpt_policy.docking import Docking
 from marlgpt_policy.edges import STALLED_AFTER, Edges
-from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.reservations import NOBODY, ReservationError, Reservations
 from marlgpt_policy.robots import RobotConfig, Robots
 from motion_model import (

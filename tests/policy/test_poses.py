@@ -13,7 +13,7 @@ from fuzzing import fuzz  # noqa: E402
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, TransformStamped  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from marlgpt_policy.geometry import quaternion_of  # noqa: E402
+from marlgpt_policy.grid.geometry import quaternion_of  # noqa: E402
 from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf  # noqa: E402
 from marlgpt_policy.robots_file import FleetFile  # noqa: E402
 from nav_msgs.msg import Odometry  # noqa: E402

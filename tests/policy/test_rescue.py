@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.cost_to_go import MOVE_OFFSETS, UNREACHABLE, CostToGo
+from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, UNREACHABLE, CostToGo
 from marlgpt_policy.joint_plan import compile_plans
 from marlgpt_policy.lacam import _search
 from marlgpt_policy.rescue import AFTER, LONGEST, MOST, PAUSE, Rescue

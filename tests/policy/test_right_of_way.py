@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from marlgpt_policy.cost_to_go import CostToGo
+from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.remedies import Detours
 from marlgpt_policy.rescue import PLANNED

@@ -8,7 +8,7 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 from geometry_msgs.msg import TransformStamped
-from marlgpt_policy.geometry import quaternion_of, yaw_of
+from marlgpt_policy.grid.geometry import quaternion_of, yaw_of
 from rclpy.time import Time
 
 

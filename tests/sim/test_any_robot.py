@@ -20,7 +20,7 @@ pytest.importorskip("marlgpt_msgs")
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Twist, TwistStamped  # noqa: E402
 from marlgpt_msgs.msg import FleetState, SimStatus  # noqa: E402
 from marlgpt_msgs.srv import RobotCommand  # noqa: E402
-from marlgpt_policy.occupancy import OccupancyMap, save_map_yaml  # noqa: E402
+from marlgpt_policy.grid.occupancy_map import OccupancyMap, save_map_yaml  # noqa: E402
 from marlgpt_policy.robots_file import FleetFile  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 
@@ -199,7 +199,7 @@ def test_every_node_says_what_is_wrong_in_the_file(node, tmp_path):
 
 
 def test_robots_without_a_start_stand_clear_of_those_with_one():
-    from marlgpt_policy.grid import build_grid
+    from marlgpt_policy.grid.nav_grid import build_grid
     from marlgpt_sim.spawn import place_fleet
 
     occupied = np.zeros((80, 80), bool)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_sim.fault_config import KINDS
 from marlgpt_sim.faults import FaultConfig, Faults
 from marlgpt_sim.world import FleetWorld

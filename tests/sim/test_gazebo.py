@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from marlgpt_policy.occupancy import OccupancyMap, save_map_yaml
+from marlgpt_policy.grid.occupancy_map import OccupancyMap, save_map_yaml
 from marlgpt_policy.robots_file import FleetFile, load_robots
 from marlgpt_sim.gazebo import command
 from marlgpt_sim.gazebo.bridge import bridge_yaml
@@ -137,7 +137,7 @@ def test_holonomic_robots_have_no_wheels_and_another_drive():
 
 
 def test_starts_are_those_of_the_own_simulator_and_its_body_limits(tmp_path):
-    from marlgpt_policy.grid import build_grid
+    from marlgpt_policy.grid.nav_grid import build_grid
     from marlgpt_sim.spawn import place_robots
 
     save_map_yaml(room(), tmp_path / "room.yaml")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_sim.independent_checker import WALL, IndependentChecker, closest_approach, square_distance
 from marlgpt_sim.world import FleetWorld
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from marlgpt_policy.geometry import wrap_angle
-from marlgpt_policy.grid import build_grid
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.geometry import wrap_angle
+from marlgpt_policy.grid.nav_grid import build_grid
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_sim.report import LARGEST_SAMPLES, RunTrace, encode_trace, picture, throughput, write_report
 from PIL import Image
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from marlgpt_policy.geometry import rotate
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.geometry import rotate
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_sim.report import RunTrace, write_report
 from PIL import Image
 from scipy.ndimage import label

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from marlgpt_policy.grid import build_grid
+from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.safety_margins import smallest_margin
 from marlgpt_sim import soak, soak_report
 from marlgpt_sim.soak_broken import RULES, broken

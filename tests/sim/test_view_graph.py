@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from marlgpt_policy.occupancy import OccupancyMap, save_map_yaml
+from marlgpt_policy.grid.occupancy_map import OccupancyMap, save_map_yaml
 
 pytest.importorskip("rclpy")
 pytest.importorskip("marlgpt_msgs")

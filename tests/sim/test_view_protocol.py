@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_sim.view.access import Access, hostname_of, is_loopback, make_token
 from marlgpt_sim.view.history import SPAN, History
 from marlgpt_sim.view.picture import Picture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import marlgpt_sim.warehouse as warehouse
 import numpy as np
-from marlgpt_policy.grid import build_grid
-from marlgpt_policy.occupancy import load_map_yaml
+from marlgpt_policy.grid.nav_grid import build_grid
+from marlgpt_policy.grid.occupancy_map import load_map_yaml
 from places import ROOT
 
 MAPS = ROOT / "ros2_ws" / "src" / "marlgpt_sim" / "maps"

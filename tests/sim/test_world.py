@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_sim.collision import SKIN
 from marlgpt_sim.dynamics import SAGITTA
 from marlgpt_sim.world import DIFFERENTIAL, HOLONOMIC, Contact, FleetWorld

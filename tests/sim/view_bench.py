@@ -6,7 +6,7 @@ import time
 from types import SimpleNamespace as Thing
 
 import numpy as np
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_sim.view.access import Access
 from marlgpt_sim.view.picture import Picture
 from marlgpt_sim.view.server import ViewServer

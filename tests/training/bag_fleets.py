@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from marlgpt_policy.occupancy import to_occupancy_data
+from marlgpt_policy.grid.occupancy_map import to_occupancy_data
 from marlgpt_sim.bag_types import load_types
 from marlgpt_sim.closed_loop import ClosedLoop
 from marlgpt_sim.recorder import BagWriter

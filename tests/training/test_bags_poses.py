@@ -7,8 +7,8 @@ import pytest
 from bag_fleets import AnyBag, Messages, record_run, recovered_share, steps_of  # noqa: E402
 from fleet_sim import Stub, drawn  # noqa: E402
 from marlgpt_policy.fleet import FleetConfig
-from marlgpt_policy.grid import build_grid
-from marlgpt_policy.occupancy import save_map_yaml
+from marlgpt_policy.grid.nav_grid import build_grid
+from marlgpt_policy.grid.occupancy_map import save_map_yaml
 from marlgpt_sim.closed_loop import ClosedLoop
 from marlgpt_training.bags.frames import Transforms, robot_names
 from marlgpt_training.bags.importing import Args, import_bag

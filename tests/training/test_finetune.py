@@ -30,7 +30,7 @@ def one_way():
 
 def ring_episode(steps=60, agents=3, seed=1):
     """Agents that keep to the rule between goals in the corners' columns."""
-    from marlgpt_policy.cost_to_go import CostToGo
+    from marlgpt_policy.grid.cost_to_go import CostToGo
 
     moves = one_way()
     places = np.array([(r, c) for c in (0, 5) for r in range(4)])

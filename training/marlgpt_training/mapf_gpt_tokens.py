@@ -12,7 +12,7 @@ And it leaves out agents that no path leads to.
 from __future__ import annotations
 
 import numpy as np
-from marlgpt_policy.cost_to_go import MOVE_OFFSETS
+from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS
 from marlgpt_policy.layout import (
     AGENT_VALUES,
     BLOCKED,

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from marlgpt_policy.occupancy import save_map_yaml
+from marlgpt_policy.grid.occupancy_map import save_map_yaml
 from marlgpt_sim import hot_swap, two_halls
 from marlgpt_sim.output import output_folder
 

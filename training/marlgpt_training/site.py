@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from marlgpt_policy.cost_to_go import CostToGo
 from marlgpt_policy.encoders.pogema import MOVES
+from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.policy import OnnxPolicy
 
 from marlgpt_training.collect import SHARP

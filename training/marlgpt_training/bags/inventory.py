@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from marlgpt_policy.geometry import yaw_of
-from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.grid.geometry import yaw_of
+from marlgpt_policy.grid.nav_grid import NavGrid
 
 from marlgpt_training.bags import frames
 from marlgpt_training.bags.decisions import grid_of, has_observations

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.grid.nav_grid import NavGrid
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 

@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-from marlgpt_policy.cost_to_go import MOVE_OFFSETS as MOVES
-from marlgpt_policy.grid import NavGrid
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
+from marlgpt_policy.grid.nav_grid import NavGrid
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
 from marlgpt_training.bags.reading import Topic
 from marlgpt_training.fleet_episode import FleetEpisode

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-from marlgpt_policy.cost_to_go import MOVE_OFFSETS as MOVES
-from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
+from marlgpt_policy.grid.nav_grid import NavGrid
 
 STICKY = 0.1
 """Cells by which a robot must be beyond a border to count as across: at a border, noise would go to and fro."""

@@ -16,9 +16,9 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from marlgpt_policy.cost_to_go import CostToGo
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.frames import FrameEncoder
+from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.layout import HISTORY, POGEMA_LAYOUT, WINDOW_RADIUS
 
 from marlgpt_training import maps

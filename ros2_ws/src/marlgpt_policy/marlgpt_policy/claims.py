@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from marlgpt_policy.clearance import DistanceField
-from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.grid.distance_field import DistanceField
+from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.peer_state import Cell
 
 RESERVE = 0.03

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marlgpt_policy.cost_to_go import CostToGo
 from marlgpt_policy.encoders import pogema
-from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.grid.cost_to_go import CostToGo
+from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.joint_plan import compile_plans
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy import OnnxPolicy, PolicyOutput, choose

@@ -16,7 +16,7 @@ import numpy as np
 
 from marlgpt_policy.clear_way import coupling_limits
 from marlgpt_policy.encoders.pogema import MOVES
-from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.reservations import NOBODY, ReservationError, Reservations
 from marlgpt_policy.robots import NO_CELL, Robots
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marlgpt_policy.clearance import DistanceField
-from marlgpt_policy.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.dead_reckoning import DeadReckoning
 from marlgpt_policy.deciding import Decider, Decision
 from marlgpt_policy.docking import DOCKING_SPEED, Docking
@@ -24,7 +22,9 @@ from marlgpt_policy.edges import Edges
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.fleet_config import FleetConfig, GoalError
 from marlgpt_policy.fleet_status import FleetStatus
-from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.grid.distance_field import DistanceField
+from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.limiter import limit
 from marlgpt_policy.policy import OnnxPolicy
 from marlgpt_policy.protective_stop import free_ways

@@ -16,7 +16,7 @@ from functools import cached_property
 import numba
 import numpy as np
 
-from marlgpt_policy.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.lacam import lacam, neighbour_table, without
 from marlgpt_policy.rescue import solve
 from marlgpt_policy.space_time import HORIZON, connected, plan_window, way

@@ -20,11 +20,11 @@ import numpy as np
 from numba.core.dispatcher import Dispatcher
 
 import marlgpt_policy
-from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.fleet import Fleet, FleetConfig, RobotConfig
-from marlgpt_policy.grid import NavGrid, build_grid
+from marlgpt_policy.grid.distance_field import DistanceField
+from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_policy.lone import Lone, LoneConfig
-from marlgpt_policy.occupancy import OccupancyMap
 from marlgpt_policy.peer_state import Rules
 from marlgpt_policy.remedies import OBSTACLE_AFTER
 from marlgpt_policy.right_of_way import FIRST_AFTER

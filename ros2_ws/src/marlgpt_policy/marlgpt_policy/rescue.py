@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marlgpt_policy.cost_to_go import MOVE_OFFSETS as MOVES
-from marlgpt_policy.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
+from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.lacam import lacam, neighbour_table, without
 
 AFTER = 24

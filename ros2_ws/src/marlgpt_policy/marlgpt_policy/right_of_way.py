@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marlgpt_policy.cost_to_go import MOVE_OFFSETS as MOVES
-from marlgpt_policy.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
+from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.joint_plan import JointPlans
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.remedies import Detours

@@ -69,5 +69,5 @@ class SafetyMargins:
 
 
 def smallest_margin(pose_error: float) -> float:
-    """Smallest ``margin`` m of :func:`marlgpt_policy.grid.build_grid` for poses up to ``pose_error`` m off."""
+    """Smallest ``margin`` m of :func:`marlgpt_policy.grid.nav_grid.build_grid` for poses up to ``pose_error`` m off."""
     return math.sqrt(2) * (2 * pose_error + TRACKING_ERROR + PASSING)

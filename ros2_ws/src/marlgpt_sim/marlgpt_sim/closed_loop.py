@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.fleet import Fleet, FleetConfig, RobotConfig, Tick
-from marlgpt_policy.grid import build_grid
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.distance_field import DistanceField
+from marlgpt_policy.grid.nav_grid import build_grid
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_policy.policy import OnnxPolicy
 from marlgpt_policy.tracker import Drive, MotionLimits
 

@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from marlgpt_policy.draw import draw_grid
-from marlgpt_policy.grid import build_grid
-from marlgpt_policy.occupancy import load_map_yaml
+from marlgpt_policy.grid.grid_picture import draw_grid
+from marlgpt_policy.grid.nav_grid import build_grid
+from marlgpt_policy.grid.occupancy_map import load_map_yaml
 
 from marlgpt_sim.output import PICTURE, check_output_file
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from marlgpt_policy.occupancy import MapError, OccupancyMap, save_map_yaml
+from marlgpt_policy.grid.occupancy_map import MapError, OccupancyMap, save_map_yaml
 
 
 def write_map(name: str, what: str, draw: Callable[[], OccupancyMap], args: list[str] | None = None) -> int:

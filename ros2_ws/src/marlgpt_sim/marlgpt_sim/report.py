@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from marlgpt_policy.grid import NavGrid
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.nav_grid import NavGrid
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from PIL import Image
 
 from marlgpt_sim.report_picture import picture

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from marlgpt_policy.geometry import rotate
+from marlgpt_policy.grid.geometry import rotate
 
 from marlgpt_sim.run_trace import RunTrace, view_of
 

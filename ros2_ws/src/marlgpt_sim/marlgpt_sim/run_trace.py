@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-from marlgpt_policy.geometry import rotate
-from marlgpt_policy.grid import NavGrid
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.geometry import rotate
+from marlgpt_policy.grid.nav_grid import NavGrid
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
 STATUS_NAMES = ("no pose", "idle", "waiting", "moving", "stale", "stopped", "off grid", "docking")
 """Index: the constants of `marlgpt_msgs/RobotState`."""

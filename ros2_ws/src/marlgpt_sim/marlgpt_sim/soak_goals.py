@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.grid.nav_grid import NavGrid
 
 NEAR = 0.05
 """m beside the bound of the pose error within which a robot has reached a goal: where the fleet may say so."""

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from marlgpt_policy.grid import smallest_cell_size
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.nav_grid import smallest_cell_size
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
 from marlgpt_sim.warehouse import warehouse_map
 

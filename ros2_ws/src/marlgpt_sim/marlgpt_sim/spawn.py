@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from marlgpt_policy.grid import NavGrid
+    from marlgpt_policy.grid.nav_grid import NavGrid
 
 CANDIDATES = 8  # cells drawn per robot, of which the one farthest from the others is taken
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-from marlgpt_policy.grid import NavGrid
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.nav_grid import NavGrid
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
 from marlgpt_sim.map_writer import write_map
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
 from marlgpt_sim.map_writer import write_map
 

@@ -24,7 +24,7 @@ from marlgpt_sim import dynamics
 from marlgpt_sim.collision import wall_distance
 
 if TYPE_CHECKING:
-    from marlgpt_policy.occupancy import OccupancyMap
+    from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
 DIFFERENTIAL, HOLONOMIC = 0, 1
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from marlgpt_policy.cost_to_go import MOVE_OFFSETS as MOVES
-from marlgpt_policy.cost_to_go import UNREACHABLE
+from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
+from marlgpt_policy.grid.cost_to_go import UNREACHABLE
 from marlgpt_policy.layout import (
     AGENT_VALUES,
     BLOCKED,

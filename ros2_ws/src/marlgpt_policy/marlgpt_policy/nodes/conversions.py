@@ -13,8 +13,8 @@ from std_msgs.msg import Header
 
 from marlgpt_policy.fleet import Decision, Fleet
 from marlgpt_policy.fleet_messages import decision_bytes
-from marlgpt_policy.geometry import quaternion_of
-from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.grid.geometry import quaternion_of
+from marlgpt_policy.grid.nav_grid import NavGrid
 
 
 def pose_message(x: float, y: float, yaw: float) -> Pose:

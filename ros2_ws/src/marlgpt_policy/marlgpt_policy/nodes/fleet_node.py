@@ -30,9 +30,10 @@ from std_msgs.msg import Bool, Header
 from visualization_msgs.msg import MarkerArray
 
 from marlgpt_policy import fleet_messages
-from marlgpt_policy.clearance import DistanceField
 from marlgpt_policy.fleet import Fleet, GoalError
-from marlgpt_policy.grid import NavGrid, build_grid
+from marlgpt_policy.grid.distance_field import DistanceField
+from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
+from marlgpt_policy.grid.occupancy_map import from_occupancy_grid
 from marlgpt_policy.kernel_warmup import Kernels
 from marlgpt_policy.nodes import conversions, intake, parameters, policies
 from marlgpt_policy.nodes.desk import Desk
@@ -45,7 +46,6 @@ from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf
 from marlgpt_policy.nodes.presence import Presence
 from marlgpt_policy.nodes.qos import LAST, LATCHED, RELIABLE, REQUESTS
 from marlgpt_policy.nodes.wheels import Wheels
-from marlgpt_policy.occupancy import from_occupancy_grid
 from marlgpt_policy.policy_process import PolicyProcess
 from marlgpt_policy.policy_swap import PolicySwap
 from marlgpt_policy.probes import sample

@@ -8,9 +8,9 @@ import math
 from geometry_msgs.msg import Point, Pose, Vector3
 from nav_msgs.msg import OccupancyGrid
 
-from marlgpt_policy.geometry import yaw_of
+from marlgpt_policy.grid.geometry import yaw_of
+from marlgpt_policy.grid.occupancy_map import FARTHEST, RESOLUTIONS
 from marlgpt_policy.nodes.journal import short
-from marlgpt_policy.occupancy import FARTHEST, RESOLUTIONS
 
 
 def check_frame(frame: str, map_frame: str) -> None:

@@ -12,8 +12,8 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
 
-from marlgpt_policy.cost_to_go import UNREACHABLE
 from marlgpt_policy.fleet import Fleet, GoalError
+from marlgpt_policy.grid.cost_to_go import UNREACHABLE
 from marlgpt_policy.nodes.desk import Desk
 from marlgpt_policy.nodes.intake import check_frame, position
 from marlgpt_policy.nodes.journal import Journal, short

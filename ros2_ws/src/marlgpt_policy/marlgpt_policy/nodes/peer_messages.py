@@ -10,7 +10,7 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 from marlgpt_policy.fleet_messages import NO_MOVE
-from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.nodes import conversions, intake
 from marlgpt_policy.peer_state import Shown, State
 

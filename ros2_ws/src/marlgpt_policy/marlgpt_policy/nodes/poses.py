@@ -21,7 +21,7 @@ from rclpy.subscription import Subscription
 from rclpy.time import Time
 
 from marlgpt_policy import cdr
-from marlgpt_policy.geometry import yaw_of
+from marlgpt_policy.grid.geometry import yaw_of
 from marlgpt_policy.nodes import intake
 from marlgpt_policy.nodes.journal import short
 from marlgpt_policy.nodes.qos import BEST_EFFORT

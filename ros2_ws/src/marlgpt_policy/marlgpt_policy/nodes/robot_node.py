@@ -25,8 +25,9 @@ from rclpy.time import Time
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
-from marlgpt_policy.clearance import DistanceField
-from marlgpt_policy.grid import build_grid
+from marlgpt_policy.grid.distance_field import DistanceField
+from marlgpt_policy.grid.nav_grid import build_grid
+from marlgpt_policy.grid.occupancy_map import from_occupancy_grid
 from marlgpt_policy.kernel_warmup import Kernels
 from marlgpt_policy.lone import Lone, LoneConfig
 from marlgpt_policy.nodes import conversions, intake, parameters, policies
@@ -36,7 +37,6 @@ from marlgpt_policy.nodes.peer_messages import cells_around, read_state, write_s
 from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf
 from marlgpt_policy.nodes.qos import LATCHED, RELIABLE
 from marlgpt_policy.nodes.wheels import Wheels
-from marlgpt_policy.occupancy import from_occupancy_grid
 from marlgpt_policy.peer_state import Rules, State
 from marlgpt_policy.policy import PolicyError
 from marlgpt_policy.policy_swap import PolicySwap

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from marlgpt_policy.geometry import yaw_of
-from marlgpt_policy.grid import NavGrid
-from marlgpt_policy.occupancy import OccupancyMap, from_occupancy_grid
+from marlgpt_policy.grid.geometry import yaw_of
+from marlgpt_policy.grid.nav_grid import NavGrid
+from marlgpt_policy.grid.occupancy_map import OccupancyMap, from_occupancy_grid
 from marlgpt_policy.robots_file import FleetFile
 from rosbags.highlevel import AnyReader, AnyReaderError
 

@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 
 import numpy as np
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
 from marlgpt_sim.gazebo.names import MAP_MODEL, WORLD
 from marlgpt_sim.gazebo.plan import GazeboPlan

@@ -12,7 +12,7 @@ from geometry_msgs.msg import PoseArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from marlgpt_msgs.msg import FleetDecision, FleetState, SimStatus
-from marlgpt_policy.geometry import yaw_of
+from marlgpt_policy.grid.geometry import yaw_of
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy

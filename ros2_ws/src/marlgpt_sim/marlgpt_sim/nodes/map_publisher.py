@@ -10,7 +10,7 @@ import array
 import math
 import sys
 
-from marlgpt_policy.occupancy import OccupancyMap, load_map_yaml, to_occupancy_data
+from marlgpt_policy.grid.occupancy_map import OccupancyMap, load_map_yaml, to_occupancy_data
 from nav_msgs.msg import OccupancyGrid
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node

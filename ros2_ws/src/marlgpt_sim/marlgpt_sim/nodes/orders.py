@@ -10,7 +10,7 @@ from action_msgs.msg import GoalStatus
 from geometry_msgs.msg import PoseStamped
 from marlgpt_msgs.action import Navigate
 from marlgpt_msgs.srv import RobotCommand
-from marlgpt_policy.geometry import quaternion_of
+from marlgpt_policy.grid.geometry import quaternion_of
 from marlgpt_policy.robots_file import FleetFile
 from marlgpt_policy.robots_keys import check_name
 from rclpy.action import ActionClient

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import PoseArray, Twist, TwistStamped
 from marlgpt_msgs.msg import FaultCounts, SimStatus
-from marlgpt_policy.grid import build_grid
+from marlgpt_policy.grid.nav_grid import build_grid
+from marlgpt_policy.grid.occupancy_map import load_map_yaml
 from marlgpt_policy.nodes.parameters import Spec, declare, robots_of
-from marlgpt_policy.occupancy import load_map_yaml
 from marlgpt_policy.robots_keys import DRIVES
 from rclpy.experimental import EventsExecutor
 from rclpy.node import Node

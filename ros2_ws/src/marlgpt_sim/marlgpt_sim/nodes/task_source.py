@@ -18,8 +18,8 @@ import rclpy
 from geometry_msgs.msg import PoseStamped
 from marlgpt_msgs.msg import FleetState, RobotState
 from marlgpt_msgs.srv import GetGrid
-from marlgpt_policy.geometry import yaw_of
-from marlgpt_policy.grid import NavGrid
+from marlgpt_policy.grid.geometry import yaw_of
+from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.nodes.parameters import STRINGS, Spec, declare
 from marlgpt_policy.robots_file import load_robots
 from rclpy.clock import Clock, ClockType

@@ -19,8 +19,8 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from marlgpt_policy.geometry import rotate, yaw_of
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.geometry import rotate, yaw_of
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from PIL import Image
 
 from marlgpt_sim.view.history import History

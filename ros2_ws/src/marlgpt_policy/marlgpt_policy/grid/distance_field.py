@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from marlgpt_policy.geometry import rotate
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.geometry import rotate
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
 BAND = 2_000_000
 """Pixels worked on at a time, where intermediate results are larger than the result."""

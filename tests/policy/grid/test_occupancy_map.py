@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from marlgpt_policy import occupancy
-from marlgpt_policy.geometry import quaternion_of
-from marlgpt_policy.occupancy import (
+from marlgpt_policy.grid.geometry import quaternion_of
+from marlgpt_policy.grid.nav_grid import occupancy_map as occupancy
+from marlgpt_policy.grid.occupancy_map import (
     MapError,
     OccupancyMap,
     from_occupancy_grid,

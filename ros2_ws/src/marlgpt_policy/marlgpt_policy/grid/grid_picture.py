@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from marlgpt_policy.geometry import rotate
-from marlgpt_policy.grid import NavGrid
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.geometry import rotate
+from marlgpt_policy.grid.nav_grid import NavGrid
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
 LONGEST_SIDE = 1600
 """Pixels of the finished picture, aimed at; the map is enlarged by a whole number."""

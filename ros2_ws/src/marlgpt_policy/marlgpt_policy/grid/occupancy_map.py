@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from marlgpt_policy.geometry import tilt_of, yaw_of
+from marlgpt_policy.grid.geometry import tilt_of, yaw_of
 
 LARGEST_IMAGE = 64_000_000
 """Pixels; a larger image is refused before it is decoded."""

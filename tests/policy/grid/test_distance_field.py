@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from marlgpt_policy.clearance import DistanceField
-from marlgpt_policy.occupancy import OccupancyMap
+from marlgpt_policy.grid.distance_field import DistanceField
+from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
 
 @st.composite

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from marlgpt_policy.geometry import quaternion_of, rotate, tilt_of, wrap_angle, yaw_of
+from marlgpt_policy.grid.geometry import quaternion_of, rotate, tilt_of, wrap_angle, yaw_of
 
 angles = st.floats(-50.0, 50.0)
 

@@ -8,11 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from marlgpt_policy import clearance as clearance_module
-from marlgpt_policy import grid as grid_module
-from marlgpt_policy.draw import draw_grid
-from marlgpt_policy.geometry import rotate
-from marlgpt_policy.grid import (
+from marlgpt_policy.grid.geometry import rotate
+from marlgpt_policy.grid.grid_picture import draw_grid
+from marlgpt_policy.grid.nav_grid import (
     ROUNDING,
     NavGrid,
     _clear_run,
@@ -21,7 +19,9 @@ from marlgpt_policy.grid import (
     lattice_clearance,
     smallest_cell_size,
 )
-from marlgpt_policy.occupancy import MapError, OccupancyMap, load_map_yaml
+from marlgpt_policy.grid.nav_grid import distance_field as clearance_module
+from marlgpt_policy.grid.nav_grid import nav_grid as grid_module
+from marlgpt_policy.grid.occupancy_map import MapError, OccupancyMap, load_map_yaml
 from PIL import Image
 from places import ROOT
 

@@ -16,10 +16,10 @@ from functools import cached_property
 import numba
 import numpy as np
 
-from marlgpt_policy.clearance import BAND, squared_distances
-from marlgpt_policy.cost_to_go import MOVE_OFFSETS
-from marlgpt_policy.geometry import rotate
-from marlgpt_policy.occupancy import MapError, OccupancyMap
+from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS
+from marlgpt_policy.grid.distance_field import BAND, squared_distances
+from marlgpt_policy.grid.geometry import rotate
+from marlgpt_policy.grid.occupancy_map import MapError, OccupancyMap
 
 LARGEST_DIVISION = 5
 """A pixel is divided into at most this many lattice steps to fit a cell size."""
