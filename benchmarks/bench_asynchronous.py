@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from common import MODELS, finish, progress
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.fleet import FleetConfig
-from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import OnnxPolicy
 from marlgpt_policy.tracker import MotionLimits
 from marlgpt_sim.closed_loop import ClosedLoop

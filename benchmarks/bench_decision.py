@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from common import MODELS, finish, numpy_encode, options, progress, python_pibt, scene, timed
 from marlgpt_policy.encoders import pogema
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import OnnxPolicy, choose
 from marlgpt_policy.shield import rank_moves, resolve, shielded
 from marlgpt_training.checkpoint import load_checkpoint

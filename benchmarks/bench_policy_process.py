@@ -11,7 +11,7 @@ import time
 import numpy as np
 from common import MODELS, finish, options, progress, scene
 from marlgpt_policy.encoders import pogema
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import OnnxPolicy
 from marlgpt_policy.policy_process import PolicyProcess
 

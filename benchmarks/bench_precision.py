@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from common import MODELS, finish, options, progress, scene
 from marlgpt_policy.encoders import pogema
-from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
 from marlgpt_policy.policy import OnnxPolicy
 from marlgpt_training.checkpoint import load_checkpoint
 from marlgpt_training.data import compress, expand

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from bench_reading import BATCH, HEADS, SHARED, WIDTH, OurLoop
 from common import finish
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training.checkpoint import torch_forward
 from marlgpt_training.collect import collect_shard
 from marlgpt_training.data import Samples, SampleStream

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders.pogema import _ORDER, MOVES, UNREACHABLE
-from marlgpt_policy.layout import BLOCKED, CLIP, FAR, MAX_ACTIONS, POGEMA_AGENTS, POGEMA_LAYOUT, WINDOW_RADIUS
+from marlgpt_policy.encoders.token_layout import (
+    BLOCKED,
+    CLIP,
+    FAR,
+    MAX_ACTIONS,
+    POGEMA_AGENTS,
+    POGEMA_LAYOUT,
+    WINDOW_RADIUS,
+)
 from marlgpt_training import maps
 from marlgpt_training.grid_env import GridEnv
 

@@ -17,7 +17,7 @@ from lifecycle_msgs.srv import ChangeState
 from marlgpt_msgs.action import Navigate
 from marlgpt_msgs.msg import FleetDecision, FleetState, Heartbeat, RobotState
 from marlgpt_msgs.srv import GetGrid, LoadPolicy, RobotCommand
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from nav_msgs.msg import OccupancyGrid, Odometry
 from onnx import TensorProto, helper
 from rcl_interfaces.srv import SetParameters

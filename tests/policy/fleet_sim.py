@@ -1,11 +1,11 @@
 """A fleet on its plant for tests: halls of cells, maps drawn as text, and a policy that seeks goals."""
 
 import numpy as np
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.fleet import Fleet, FleetConfig, RobotConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import PolicyOutput
 from marlgpt_policy.tracker import Drive, MotionLimits
 from marlgpt_sim.world import FleetWorld

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.fleet import Fleet, FleetConfig, RobotConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import PolicyOutput
 
 pytest.importorskip("rclpy")

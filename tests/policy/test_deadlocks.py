@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from fleet_sim import Stub, behind, hall, place
 from marlgpt_policy import remedies
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.fleet import Status
-from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import OnnxPolicy
 from places import ROOT
 

@@ -11,6 +11,7 @@ from fleet_bench import write_policy
 from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import (
     MapError,
@@ -19,7 +20,6 @@ from marlgpt_policy.grid.occupancy_map import (
     load_map_yaml,
     save_map_yaml,
 )
-from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import OnnxPolicy, PolicyError
 from onnx import TensorProto, helper
 from PIL import Image

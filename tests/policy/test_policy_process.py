@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from bad_policies import GOAL_COLUMN, GOAL_ROW, endless_load, endless_on_observations, endless_towards
 from fleet_bench import write_policy
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.nodes.parameters import shipped_policy
 from marlgpt_policy.policy import OnnxPolicy, PolicyError, PolicyLate
 from marlgpt_policy.policy_process import LEAST_ROWS, PolicyProcess
@@ -156,7 +156,7 @@ def test_processes_end_with_the_one_that_started_them_even_if_a_model_never_retu
     code = f"""if True:
         import sys, time
         sys.path[:0] = {sys.path!r}
-        from marlgpt_policy.layout import POGEMA_LAYOUT
+        from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
         from marlgpt_policy.policy_process import PolicyProcess
         policy = PolicyProcess({str(path)!r}, POGEMA_LAYOUT, {CPU!r}, 1)
         print(policy.pid, flush=True)

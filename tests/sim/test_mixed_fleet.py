@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.fleet import Fleet, FleetConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.nodes.parameters import shipped_policy
 from marlgpt_policy.policy import OnnxPolicy
 from marlgpt_policy.robots_file import FleetFile

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from marlgpt_policy.layout import POGEMA_LAYOUT, LayoutError, TokenLayout
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError, TokenLayout
 from marlgpt_training import checkpoint
 from marlgpt_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from safetensors import safe_open
@@ -143,7 +143,7 @@ def test_a_really_failing_write_leaves_the_old_checkpoint(saved):
     """A file size limit makes the system refuse the write inside safetensors, as a full disk or quota does."""
     script = (
         "import resource, signal, sys, torch\n"
-        "from marlgpt_policy.layout import POGEMA_LAYOUT as layout\n"
+        "from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT as layout\n"
         "from marlgpt_training.checkpoint import save_checkpoint\n"
         "from marlgpt_training.model import MarlGpt, ModelConfig\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

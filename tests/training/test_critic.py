@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from marlgpt_policy.encoders.registry import layout_named
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import cli, critic
 from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint
 from marlgpt_training.collect import collect_shard

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import dagger
 from marlgpt_training.checkpoint import save_checkpoint
 from marlgpt_training.dagger import RESTARTS, Task, Workers

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders import pogema
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import maps
 from marlgpt_training.data import Drawing, Samples, SampleStream, Source, compress, expand, parse_mixture
 from marlgpt_training.grid_env import GridEnv

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders import registry
 from marlgpt_policy.encoders.frames import FrameEncoder, Slot
-from marlgpt_policy.layout import POGEMA_LAYOUT, LayoutError
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError
 from marlgpt_training import games
 from marlgpt_training.environments import base
 from marlgpt_training.environments.base import Environment, History, NoSnapshot, Observation, Step

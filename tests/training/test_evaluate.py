@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import cli, evaluate, maps, model_card
 from marlgpt_training.evaluation import contestants, episode
 from marlgpt_training.evaluation.instances import EVALUATION, Instance

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from marlgpt_policy.encoders import registry
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import cli, evaluate, games, model_card
 from marlgpt_training.checkpoint import save_checkpoint
 from marlgpt_training.environments import base

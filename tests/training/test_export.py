@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from marlgpt_policy.encoders.registry import layout_named
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import FORMAT_VERSION, OnnxPolicy, PolicyError
 from marlgpt_training import cli, export
 from marlgpt_training.checkpoint import CheckpointError, save_checkpoint

@@ -11,7 +11,7 @@ import torch
 from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import curve, published, run_state
 from marlgpt_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, trained_layouts
 from marlgpt_training.evaluation.journal import Journal

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.layout import POGEMA_LAYOUT as LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT as LAYOUT
 from marlgpt_training import losses
 from marlgpt_training.data import Drawing, SampleStream
 from marlgpt_training.losses import LossConfig, Objective

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import train
 from marlgpt_training.checkpoint import load_checkpoint
 from marlgpt_training.data import Drawing, Samples, SampleStream, parse_mixture

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.registry import layout_named
-from marlgpt_policy.layout import ATTRIBUTES, POGEMA_LAYOUT, TokenLayout
+from marlgpt_policy.encoders.token_layout import ATTRIBUTES, POGEMA_LAYOUT, TokenLayout
 from marlgpt_training.checkpoint import torch_forward
 from marlgpt_training.data import SampleStream, expand
 from marlgpt_training.losses import LossConfig, Objective

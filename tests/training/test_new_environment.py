@@ -14,7 +14,7 @@ from places import ROOT
 pytest.importorskip("mpe2", reason="mpe2 is not installed; docs/new-environment.md says how")
 
 from marlgpt_policy.encoders import registry
-from marlgpt_policy.layout import LayoutError
+from marlgpt_policy.encoders.token_layout import LayoutError
 from marlgpt_policy.policy import OnnxPolicy
 from marlgpt_training import cli, games, pool
 from marlgpt_training.environments import base

@@ -9,7 +9,7 @@ import pickle
 
 import pytest
 import torch
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import cli
 from marlgpt_training.checkpoint import CheckpointError, load_checkpoint
 from marlgpt_training.model import MarlGpt, preset

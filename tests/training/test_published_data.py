@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 from marlgpt_policy.encoders.smacv2 import smacv2_encoder
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import cli
 from marlgpt_training.mapf_gpt_tokens import DataFormatError, decode_tokens
 from marlgpt_training.published_data import Args, import_arrow, read_arrow, read_chunk

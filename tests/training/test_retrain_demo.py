@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.grid.nav_grid import build_grid
-from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.policy import OnnxPolicy
 from marlgpt_sim import two_halls
 from marlgpt_training import record_expert, retrain_demo

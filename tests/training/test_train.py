@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from marlgpt_policy.layout import POGEMA_LAYOUT, LayoutError, TokenLayout
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError, TokenLayout
 from marlgpt_training import checkpoint, cli, dagger, losses, progress, train
 from marlgpt_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from marlgpt_training.data import SampleStream

@@ -2,7 +2,7 @@
 
 import numpy as np
 from marlgpt_policy.encoders.frames import FrameEncoder, Slot
-from marlgpt_policy.layout import MAX_ACTIONS
+from marlgpt_policy.encoders.token_layout import MAX_ACTIONS
 from marlgpt_training.environments.base import Environment, Observation, Step
 
 STAY, LEFT, RIGHT = range(3)

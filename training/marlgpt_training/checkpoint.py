@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from marlgpt_policy.layout import LayoutError, TokenLayout
+from marlgpt_policy.encoders.token_layout import LayoutError, TokenLayout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 

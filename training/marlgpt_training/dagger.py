@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from marlgpt_policy.encoders.registry import layout_of
-from marlgpt_policy.layout import TokenLayout
+from marlgpt_policy.encoders.token_layout import TokenLayout
 from marlgpt_sim.workers import start
 
 from marlgpt_training import games

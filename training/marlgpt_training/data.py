@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from marlgpt_policy.encoders.registry import layout_named
-from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
 
 from marlgpt_training.fleet_episode import FleetEpisode
 from marlgpt_training.frame_episode import FrameEpisode

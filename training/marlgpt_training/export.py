@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import torch
 from marlgpt_policy.encoders.registry import layout_named
-from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT, TokenLayout
+from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT, TokenLayout
 from marlgpt_policy.policy import FORMAT_VERSION, OnnxPolicy
 from marlgpt_sim.output import check_output_file
 

@@ -16,8 +16,8 @@ from dataclasses import field
 from pathlib import Path
 
 import torch
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
-from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_sim.output import output_folder
 
 from marlgpt_training import export, train_args, tuning_data, tuning_evaluation

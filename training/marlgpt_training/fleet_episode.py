@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-from marlgpt_policy.layout import HISTORY, POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import HISTORY, POGEMA_LAYOUT
 
 from marlgpt_training.episode_row import RowReader, common_row, contradictions, schema_of
 

@@ -12,8 +12,7 @@ And it leaves out agents that no path leads to.
 from __future__ import annotations
 
 import numpy as np
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS
-from marlgpt_policy.layout import (
+from marlgpt_policy.encoders.token_layout import (
     AGENT_VALUES,
     BLOCKED,
     CLIP,
@@ -25,6 +24,7 @@ from marlgpt_policy.layout import (
     WINDOW,
     WINDOW_RADIUS,
 )
+from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS
 
 from marlgpt_training.sample_store import INVALID
 

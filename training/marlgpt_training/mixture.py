@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders.registry import layout_named
-from marlgpt_policy.layout import POGEMA_LAYOUT, LayoutError, TokenLayout
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError, TokenLayout
 
 from marlgpt_training.data import Drawing, Samples, SampleStream, Source
 from marlgpt_training.sample_store import shard_layout

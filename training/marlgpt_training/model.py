@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from marlgpt_policy.layout import AGENTS, ATTRIBUTES, MAX_ACTIONS, TEAMS, TIMES, TokenLayout
+from marlgpt_policy.encoders.token_layout import AGENTS, ATTRIBUTES, MAX_ACTIONS, TEAMS, TIMES, TokenLayout
 from torch import nn
 from torch.nn import functional as F
 

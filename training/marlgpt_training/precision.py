@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-from marlgpt_policy.layout import MAX_ACTIONS
+from marlgpt_policy.encoders.token_layout import MAX_ACTIONS
 from marlgpt_policy.policy import OnnxPolicy
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16

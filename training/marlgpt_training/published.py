@@ -22,7 +22,7 @@ import pickle
 from pathlib import Path
 
 import torch
-from marlgpt_policy.layout import AGENTS, ATTRIBUTES, MAX_ACTIONS, POGEMA_LAYOUT, TEAMS, TIMES
+from marlgpt_policy.encoders.token_layout import AGENTS, ATTRIBUTES, MAX_ACTIONS, POGEMA_LAYOUT, TEAMS, TIMES
 from marlgpt_sim.output import check_output_file
 
 from marlgpt_training.checkpoint import MARKS, CheckpointError, save_checkpoint

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
 from marlgpt_sim.output import output_folder
 from tqdm import tqdm
 

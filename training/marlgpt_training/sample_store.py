@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from marlgpt_policy.layout import MAX_ACTIONS, TokenLayout
+from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, TokenLayout
 
 from marlgpt_training.episode_row import read_table
 from marlgpt_training.store import StoreError, layout_of, write_shard

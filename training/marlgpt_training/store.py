@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from marlgpt_policy.layout import POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 
 from marlgpt_training.episode_row import (
     RowReader,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
 from marlgpt_policy.fleet import FleetConfig
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
-from marlgpt_policy.layout import MAX_ACTIONS, POGEMA_LAYOUT
 from marlgpt_policy.policy import OnnxPolicy
 from marlgpt_policy.tracker import MotionLimits
 from marlgpt_sim.closed_loop import ClosedLoop

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from marlgpt_policy.encoders import grf as layout
-from marlgpt_policy.layout import MAX_ACTIONS
+from marlgpt_policy.encoders.token_layout import MAX_ACTIONS
 
 from marlgpt_training.environments.base import Environment, Observation, Step
 from marlgpt_training.environments.grf_gym import import_gfootball

@@ -18,8 +18,8 @@ import re
 import numpy as np
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.frames import FrameEncoder
+from marlgpt_policy.encoders.token_layout import HISTORY, POGEMA_LAYOUT, WINDOW_RADIUS
 from marlgpt_policy.grid.cost_to_go import CostToGo
-from marlgpt_policy.layout import HISTORY, POGEMA_LAYOUT, WINDOW_RADIUS
 
 from marlgpt_training import maps
 from marlgpt_training.environments.base import Environment, MissingExtra, Observation, Step

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from marlgpt_policy.encoders.smacv2 import UNIT_TYPES, smacv2_encoder
-from marlgpt_policy.layout import MAX_ACTIONS
+from marlgpt_policy.encoders.token_layout import MAX_ACTIONS
 
 from marlgpt_training.environments.base import Environment, Observation, Step
 from marlgpt_training.environments.smacv2_package import find_game, import_smacv2, missing_game

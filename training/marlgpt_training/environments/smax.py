@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from marlgpt_policy.encoders.smax import ALLY, MOVES, OWN, smax_encoder
-from marlgpt_policy.layout import MAX_ACTIONS
+from marlgpt_policy.encoders.token_layout import MAX_ACTIONS
 
 from marlgpt_training.environments.base import Environment, MissingExtra, Observation, Step
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders import pogema as encoder
+from marlgpt_policy.encoders.token_layout import HISTORY, POGEMA_LAYOUT
 from marlgpt_policy.grid.cost_to_go import CostToGo
-from marlgpt_policy.layout import HISTORY, POGEMA_LAYOUT
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy import OnnxPolicy, choose
 from marlgpt_policy.rescue import PLANNED, Rescue

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from marlgpt_policy.encoders import pogema
+from marlgpt_policy.encoders.token_layout import HISTORY, WINDOW_RADIUS
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_policy.layout import HISTORY, WINDOW_RADIUS
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.peer_state import Cell
 from marlgpt_policy.peers import Known, Peers

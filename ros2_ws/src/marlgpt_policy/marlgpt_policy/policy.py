@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from marlgpt_policy.layout import MAX_ACTIONS, TokenLayout
+from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, TokenLayout
 
 FORMAT_VERSION = "1"
 PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")

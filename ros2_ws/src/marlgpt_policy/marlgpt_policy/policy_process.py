@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from marlgpt_policy.layout import MAX_ACTIONS, TokenLayout
+from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, TokenLayout
 from marlgpt_policy.policy import PROVIDERS, OnnxPolicy, PolicyError, PolicyLate, PolicyOutput
 
 LOAD_TIMEOUT = 120.0

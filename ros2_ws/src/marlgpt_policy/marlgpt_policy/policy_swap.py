@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from marlgpt_policy.layout import TokenLayout
+from marlgpt_policy.encoders.token_layout import TokenLayout
 from marlgpt_policy.policy import OnnxPolicy, PolicyError, PolicyLate, PolicyOutput
 from marlgpt_policy.policy_process import Observed, PolicyProcess
 from marlgpt_policy.stand_in import shortest_ways

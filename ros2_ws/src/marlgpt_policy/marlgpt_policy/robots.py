@@ -8,7 +8,7 @@ from enum import IntEnum
 import numpy as np
 
 from marlgpt_policy.encoders.pogema import NO_ACTION
-from marlgpt_policy.layout import HISTORY
+from marlgpt_policy.encoders.token_layout import HISTORY
 from marlgpt_policy.tracker import Drive, MotionLimits
 
 

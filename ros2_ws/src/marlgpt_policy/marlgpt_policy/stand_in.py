@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from marlgpt_policy.layout import HISTORY, MAX_ACTIONS, WINDOW
+from marlgpt_policy.encoders.token_layout import HISTORY, MAX_ACTIONS, WINDOW
 from marlgpt_policy.policy import PolicyOutput
 
 SHARPNESS = 30.0

@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, load_map_yaml
-from marlgpt_policy.layout import POGEMA_LAYOUT
 from marlgpt_policy.policy_process import PolicyProcess
 
 from marlgpt_sim.output import output_folder, remove_from

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marlgpt_policy.layout import ENVIRONMENT_ATTRIBUTE, TIMES, LayoutError, TokenLayout
+from marlgpt_policy.encoders.token_layout import ENVIRONMENT_ATTRIBUTE, TIMES, LayoutError, TokenLayout
 
 MAX_TOKENS = 700
 """Longest sequence of the published model."""

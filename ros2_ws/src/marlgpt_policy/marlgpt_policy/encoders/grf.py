@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from marlgpt_policy.encoders.frames import FrameEncoder, Slot
-from marlgpt_policy.layout import ENVIRONMENT_IDS
+from marlgpt_policy.encoders.token_layout import ENVIRONMENT_IDS
 
 PLAYERS = 11
 """Players of a team."""

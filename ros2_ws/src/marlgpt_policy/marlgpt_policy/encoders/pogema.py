@@ -5,9 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
-from marlgpt_policy.grid.cost_to_go import UNREACHABLE
-from marlgpt_policy.layout import (
+from marlgpt_policy.encoders.token_layout import (
     AGENT_VALUES,
     BLOCKED,
     CLIP,
@@ -19,6 +17,8 @@ from marlgpt_policy.layout import (
     WINDOW,
     WINDOW_RADIUS,
 )
+from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
+from marlgpt_policy.grid.cost_to_go import UNREACHABLE
 
 NO_ACTION = -1
 """History entry of a step that has not happened yet."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from marlgpt_policy.encoders.frames import FrameEncoder
-from marlgpt_policy.layout import POGEMA_LAYOUT, LayoutError, TokenLayout
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError, TokenLayout
 
 
 def _module(name: str):

@@ -16,7 +16,7 @@ import numpy as np
 
 from marlgpt_policy.encoders import starcraft
 from marlgpt_policy.encoders.frames import MAX_TOKENS, FrameEncoder, Slot
-from marlgpt_policy.layout import AGENTS, ENVIRONMENT_IDS, MAX_ACTIONS, TIMES, LayoutError
+from marlgpt_policy.encoders.token_layout import AGENTS, ENVIRONMENT_IDS, MAX_ACTIONS, TIMES, LayoutError
 
 FIRST_TARGET = 6
 """Attack or heal actions start here."""

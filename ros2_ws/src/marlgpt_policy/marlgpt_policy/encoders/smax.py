@@ -9,7 +9,7 @@ import functools
 
 from marlgpt_policy.encoders import starcraft
 from marlgpt_policy.encoders.frames import MAX_TOKENS, FrameEncoder, Slot
-from marlgpt_policy.layout import ENVIRONMENT_IDS, LayoutError
+from marlgpt_policy.encoders.token_layout import ENVIRONMENT_IDS, LayoutError
 
 MOVES = 5
 """North, east, south, west and stop; attacks follow."""

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy import layout as module
-from marlgpt_policy.layout import POGEMA_LAYOUT, LayoutError, TokenLayout, pogema_layout
+from marlgpt_policy.encoders import token_layout as module
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError, TokenLayout, pogema_layout
 
 FIELDS = ("attr", "team", "agent", "time", "entity")
 LIMITS = {"attr": 129, "team": 3, "agent": 20, "time": 10}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from marlgpt_policy.encoders import grf
 from marlgpt_policy.encoders.grf import ENCODER, FEATURES, FRAMES, ORDER, SLOTS
-from marlgpt_policy.layout import ENVIRONMENT_ATTRIBUTE
+from marlgpt_policy.encoders.token_layout import ENVIRONMENT_ATTRIBUTE
 
 LAYOUT = ENCODER.layout
 vectors = arrays.arrays(np.float32, (FRAMES, FEATURES), elements=st.floats(-2, 2, width=32))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders import smax, starcraft
 from marlgpt_policy.encoders.smacv2 import UNIT_TYPES, Smacv2Encoder, smacv2_encoder
-from marlgpt_policy.layout import ENVIRONMENT_ATTRIBUTE, LayoutError
+from marlgpt_policy.encoders.token_layout import ENVIRONMENT_ATTRIBUTE, LayoutError
 
 RACES = sorted(UNIT_TYPES)
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders import registry
 from marlgpt_policy.encoders.registry import frame_encoder, layout_named, layout_of
-from marlgpt_policy.layout import POGEMA_LAYOUT, LayoutError
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError
 
 KNOWN = {
     "smax/5v5": "smax-5v5-1",

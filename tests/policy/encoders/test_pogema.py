@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from marlgpt_policy.encoders.pogema import encode
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, cost_to_go
 from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_policy.layout import POGEMA_LAYOUT
 
 STEP = {0: (0, 0), 1: (-1, 0), 2: (1, 0), 3: (0, -1), 4: (0, 1)}
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders import smax
 from marlgpt_policy.encoders.smax import ALLY, ENEMY, OWN, smax_encoder
-from marlgpt_policy.layout import LayoutError
+from marlgpt_policy.encoders.token_layout import LayoutError
 
 SIZES = st.integers(1, 10)
 
