@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from marlgpt_policy.grid.cost_to_go import CostToGo
+from marlgpt_policy.mapf.joint_search import PLANNED
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.remedies import Detours
-from marlgpt_policy.rescue import PLANNED
 from marlgpt_policy.right_of_way import (
     FIRST_AFTER,
     IN_VAIN,

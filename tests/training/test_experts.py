@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.pogema import MOVES
-from marlgpt_policy.lacam import lacam, neighbour_table
+from marlgpt_policy.mapf.lacam import lacam, neighbour_table
 from marlgpt_training import maps
 from marlgpt_training.collect import HELD_OUT, window_of
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert

@@ -9,10 +9,10 @@ import numpy as np
 from marlgpt_policy.encoders import pogema as encoder
 from marlgpt_policy.encoders.token_layout import HISTORY, POGEMA_LAYOUT
 from marlgpt_policy.grid.cost_to_go import CostToGo
+from marlgpt_policy.mapf.joint_search import PLANNED, Rescue
+from marlgpt_policy.mapf.pibt_shield import shielded
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy import OnnxPolicy, choose
-from marlgpt_policy.rescue import PLANNED, Rescue
-from marlgpt_policy.shield import shielded
 
 from marlgpt_training.collect import SHARP
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert

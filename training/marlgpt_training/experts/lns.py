@@ -22,7 +22,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 from marlgpt_policy.encoders.pogema import MOVES, UNREACHABLE
-from marlgpt_policy.lacam import lacam, neighbour_table
+from marlgpt_policy.mapf.lacam import lacam, neighbour_table
 
 from marlgpt_training.experts.pibt import pibt_actions
 

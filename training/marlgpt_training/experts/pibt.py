@@ -5,8 +5,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 from marlgpt_policy.encoders.pogema import MOVES
-from marlgpt_policy.lacam import TIE_ORDER
-from marlgpt_policy.shield import _pibt
+from marlgpt_policy.mapf.lacam import TIE_ORDER
+from marlgpt_policy.mapf.pibt_shield import _pibt
 
 
 @numba.njit(cache=True, nogil=True)

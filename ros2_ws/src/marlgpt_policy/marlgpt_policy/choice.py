@@ -8,11 +8,11 @@ from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import HISTORY, WINDOW_RADIUS
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.grid.nav_grid import NavGrid
+from marlgpt_policy.mapf.pibt_shield import rank_moves
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.peer_state import Cell
 from marlgpt_policy.peers import Known, Peers
 from marlgpt_policy.policy import OnnxPolicy, choose
-from marlgpt_policy.shield import rank_moves
 
 STAY = 0
 

@@ -12,14 +12,14 @@ from marlgpt_policy.encoders import pogema
 from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.joint_plan import compile_plans
+from marlgpt_policy.mapf.joint_search import PLANNED
+from marlgpt_policy.mapf.pibt_shield import move_worth, rank_moves, resolve
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy import OnnxPolicy, PolicyOutput, choose
 from marlgpt_policy.remedies import NONE, Detours, rungs, shortest
-from marlgpt_policy.rescue import PLANNED
 from marlgpt_policy.reservations import Reservations
 from marlgpt_policy.right_of_way import RightOfWay
 from marlgpt_policy.robots import Robots
-from marlgpt_policy.shield import move_worth, rank_moves, resolve
 
 PACE = 2.0
 """A robot counts this many steps in the time it takes for one: people watch it stand."""

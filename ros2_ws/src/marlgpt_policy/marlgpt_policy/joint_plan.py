@@ -1,7 +1,7 @@
 """Rolling-horizon joint plans: robots that have waited longest get through, and all near them plan around them.
 
 The robot that has waited longest is planned first and takes its shortest way, the next one plans around it, and so
-on (``space_time.py``). Where that does not find a way, LaCAM (``lacam.py``) searches. Plans are made anew every few
+on (``mapf/prioritised_planning.py``). Where that does not find a way, LaCAM (``mapf/lacam.py``) searches. Plans are made anew every few
 seconds.
 
 A plan is carried out by its order, not by its clock: a robot drives on as soon as all that pass its next cell before
@@ -17,9 +17,9 @@ import numba
 import numpy as np
 
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
-from marlgpt_policy.lacam import lacam, neighbour_table, without
-from marlgpt_policy.rescue import solve
-from marlgpt_policy.space_time import HORIZON, connected, plan_window, way
+from marlgpt_policy.mapf.joint_search import solve
+from marlgpt_policy.mapf.lacam import lacam, neighbour_table, without
+from marlgpt_policy.mapf.prioritised_planning import HORIZON, connected, plan_window, way
 
 NEAR = 8
 """Robots this near (larger of the row and column distance, in cells) to one that goes first, or to a cell of the

@@ -9,10 +9,10 @@ import numpy as np
 from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.joint_plan import JointPlans
+from marlgpt_policy.mapf.prioritised_planning import way
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.remedies import Detours
 from marlgpt_policy.robots import Robots
-from marlgpt_policy.space_time import way
 
 WAY = 8
 """Cells ahead of a robot that goes first that others must leave and may not enter."""

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_policy.grid.cost_to_go import cost_to_go
 from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_policy.shield import LEAST_PROBABILITY, move_worth, rank_moves, resolve
+from marlgpt_policy.mapf.pibt_shield import LEAST_PROBABILITY, move_worth, rank_moves, resolve
 
 
 @st.composite

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
-from marlgpt_policy.lacam import neighbour_table
-from marlgpt_policy.space_time import HORIZON, connected, plan_window, way
+from marlgpt_policy.mapf.lacam import neighbour_table
+from marlgpt_policy.mapf.prioritised_planning import HORIZON, connected, plan_window, way
 from test_rescue import DEAD_END, MOUTH, grid
 
 

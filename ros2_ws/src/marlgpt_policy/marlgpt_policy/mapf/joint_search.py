@@ -2,7 +2,7 @@
 
 A policy that sees eleven cells proposes moves one at a time; where two robots have to change places in a dead end, one
 of them must first drive away from its goal, and step by step that never looks right. So for a robot that has got no
-nearer to its goal for long, a LaCAM search (``lacam.py``) plans all robots around it to their goals, and they
+nearer to its goal for long, a LaCAM search (``mapf/lacam.py``) plans all robots around it to their goals, and they
 propose the plan's moves until the robot gets on. A plan is made of proposals like the policy's: the shield decides.
 
 This is for agents that step together, as in evaluation on grids; robots on their own clocks have ``joint_plan.py``.
@@ -16,7 +16,7 @@ import numpy as np
 
 from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
-from marlgpt_policy.lacam import lacam, neighbour_table, without
+from marlgpt_policy.mapf.lacam import lacam, neighbour_table, without
 
 AFTER = 24
 """Decisions without progress after which a robot gets a plan."""
