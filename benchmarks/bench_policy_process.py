@@ -12,8 +12,8 @@ import numpy as np
 from common import MODELS, finish, options, progress, scene
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.policy import OnnxPolicy
-from marlgpt_policy.policy_process import PolicyProcess
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy
+from marlgpt_policy.policy.policy_process import PolicyProcess
 
 FLEETS = (1, 16, 64, 256)
 SECONDS = 4.0

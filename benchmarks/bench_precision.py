@@ -17,7 +17,7 @@ import torch
 from common import MODELS, finish, options, progress, scene
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_training.checkpoint import load_checkpoint
 from marlgpt_training.data import compress, expand
 from marlgpt_training.export import observations, to_proto

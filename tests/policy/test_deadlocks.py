@@ -6,7 +6,7 @@ from fleet_sim import Stub, behind, hall, place
 from marlgpt_policy import remedies
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.fleet import Status
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from places import ROOT
 
 MODEL = ROOT / "ros2_ws/src/marlgpt_policy/models/pogema.onnx"

@@ -20,7 +20,7 @@ from marlgpt_policy.grid.occupancy_map import (
     load_map_yaml,
     save_map_yaml,
 )
-from marlgpt_policy.policy import OnnxPolicy, PolicyError
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyError
 from onnx import TensorProto, helper
 from PIL import Image
 

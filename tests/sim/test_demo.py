@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, save_map_yaml
-from marlgpt_policy.policy import PolicyError
+from marlgpt_policy.policy.onnx_policy import PolicyError
 from marlgpt_sim import demo
 from rosbags.highlevel import AnyReader
 

@@ -14,7 +14,7 @@ from places import ROOT
 
 pytest.importorskip("rclpy")
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT  # noqa: E402
-from marlgpt_policy.policy import OnnxPolicy  # noqa: E402
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy  # noqa: E402
 from marlgpt_training.bags.importing import Args, import_bag  # noqa: E402
 from marlgpt_training.bags.reading import Decoder, open_bag, records  # noqa: E402
 from marlgpt_training.replay import unroll  # noqa: E402

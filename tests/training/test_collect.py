@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.policy import choose_from_logits
+from marlgpt_policy.policy.onnx_policy import choose_from_logits
 from marlgpt_training import collect
 from marlgpt_training.checkpoint import torch_forward
 from marlgpt_training.collect import Args, Rollout, collect_shard, draw_scenario, main

@@ -10,7 +10,7 @@ import pytest
 import torch
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.policy import FORMAT_VERSION, OnnxPolicy, PolicyError
+from marlgpt_policy.policy.onnx_policy import FORMAT_VERSION, OnnxPolicy, PolicyError
 from marlgpt_training import cli, export
 from marlgpt_training.checkpoint import CheckpointError, save_checkpoint
 from marlgpt_training.data import expand

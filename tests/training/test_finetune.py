@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_training import finetune, tuning_data, tuning_evaluation
 from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint
 from marlgpt_training.experts.lns import LnsExpert

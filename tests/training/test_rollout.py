@@ -1,7 +1,7 @@
 """Validation rollouts: deterministic, and better drivers get more done."""
 
 import numpy as np
-from marlgpt_policy.policy import choose_from_logits
+from marlgpt_policy.policy.onnx_policy import choose_from_logits
 from marlgpt_training import rollout
 from marlgpt_training.checkpoint import torch_forward
 from marlgpt_training.rollout import throughput

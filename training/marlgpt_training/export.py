@@ -15,7 +15,7 @@ import onnx
 import torch
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT, TokenLayout
-from marlgpt_policy.policy import FORMAT_VERSION, OnnxPolicy
+from marlgpt_policy.policy.onnx_policy import FORMAT_VERSION, OnnxPolicy
 from marlgpt_sim.output import check_output_file
 
 from marlgpt_training.checkpoint import load_checkpoint, write_atomically

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-from marlgpt_policy.policy import choose_from_logits
+from marlgpt_policy.policy.onnx_policy import choose_from_logits
 
 from marlgpt_training.environments.base import Environment, History, Observation, environment_class, make
 from marlgpt_training.frame_episode import FrameEpisode

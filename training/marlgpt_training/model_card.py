@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, TokenLayout
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_sim.output import check_output_file
 
 from marlgpt_training.evaluation import games

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.mapf.pibt_shield import shielded
-from marlgpt_policy.policy import choose_from_logits
+from marlgpt_policy.policy.onnx_policy import choose_from_logits
 
 from marlgpt_training import maps
 from marlgpt_training.collect import HELD_OUT

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_policy.grid.cost_to_go import CostToGo
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 
 from marlgpt_training.collect import SHARP
 from marlgpt_training.evaluation.contestants import Contestant, Player

@@ -12,7 +12,7 @@ from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.mapf.joint_search import PLANNED, Rescue
 from marlgpt_policy.mapf.pibt_shield import shielded
 from marlgpt_policy.patience import Patience
-from marlgpt_policy.policy import OnnxPolicy, choose
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy, choose
 
 from marlgpt_training.collect import SHARP
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert

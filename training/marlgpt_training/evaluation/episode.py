@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 
 from marlgpt_training.evaluation.contestants import BASELINES, Contestant, Player, load
 from marlgpt_training.evaluation.instances import Instance

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders.registry import layout_of
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from tqdm import tqdm
 
 from marlgpt_training import games, pool

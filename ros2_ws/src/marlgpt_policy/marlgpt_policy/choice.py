@@ -12,7 +12,7 @@ from marlgpt_policy.mapf.pibt_shield import rank_moves
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.peer_state import Cell
 from marlgpt_policy.peers import Known, Peers
-from marlgpt_policy.policy import OnnxPolicy, choose
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy, choose
 
 STAY = 0
 

@@ -26,7 +26,7 @@ from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.limiter import limit
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_policy.protective_stop import free_ways
 from marlgpt_policy.remedies import OBSTACLE_AFTER
 from marlgpt_policy.reservations import Reservations

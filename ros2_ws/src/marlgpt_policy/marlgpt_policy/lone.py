@@ -23,7 +23,7 @@ from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.peer_state import Cell, Rules, Shown, State
 from marlgpt_policy.peers import Peers
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_policy.safety_margins import TRACKING_ERROR
 from marlgpt_policy.tracker import track
 

@@ -13,7 +13,7 @@ from marlgpt_policy.fleet import Fleet, FleetConfig, RobotConfig, Tick
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_policy.policy import OnnxPolicy
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_policy.tracker import Drive, MotionLimits
 
 from marlgpt_sim.spawn import place_robots

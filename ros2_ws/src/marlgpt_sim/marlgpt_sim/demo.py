@@ -19,7 +19,7 @@ import numpy as np
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, load_map_yaml
-from marlgpt_policy.policy_process import PolicyProcess
+from marlgpt_policy.policy.policy_process import PolicyProcess
 
 from marlgpt_sim.output import output_folder, remove_from
 from marlgpt_sim.report import RunTrace, picture, write_report

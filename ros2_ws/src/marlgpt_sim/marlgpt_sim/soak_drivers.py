@@ -17,7 +17,7 @@ from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.lone import Lone, LoneConfig
 from marlgpt_policy.peer_state import Rules, State
-from marlgpt_policy.policy import OnnxPolicy, PolicyOutput
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyOutput
 
 from marlgpt_sim.faults import Delivery
 from marlgpt_sim.soak_rules import SettlingWatch

@@ -46,9 +46,9 @@ from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf
 from marlgpt_policy.nodes.presence import Presence
 from marlgpt_policy.nodes.qos import LAST, LATCHED, RELIABLE, REQUESTS
 from marlgpt_policy.nodes.wheels import Wheels
-from marlgpt_policy.policy_process import PolicyProcess
-from marlgpt_policy.policy_swap import PolicySwap
-from marlgpt_policy.probes import sample
+from marlgpt_policy.policy.policy_process import PolicyProcess
+from marlgpt_policy.policy.policy_swap import PolicySwap
+from marlgpt_policy.policy.probes import sample
 
 FUTURE = 1.0
 """Seconds by which a pose's stamp may lie ahead of the node's clock; more is a clock that is set wrong."""

@@ -18,7 +18,7 @@ from marlgpt_policy.nodes.journal import short
 from marlgpt_policy.nodes.parameters import LONGEST_NAME, check_names
 from marlgpt_policy.nodes.poses import require_tf
 from marlgpt_policy.nodes.qos import RELIABLE
-from marlgpt_policy.probes import sample
+from marlgpt_policy.policy.probes import sample
 
 if TYPE_CHECKING:
     from marlgpt_policy.nodes.fleet_node import FleetNode

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.nodes.parameters import Settings
-from marlgpt_policy.policy_process import Observed, PolicyProcess
+from marlgpt_policy.policy.policy_process import Observed, PolicyProcess
 
 WAIT_SHARE = 0.8
 """Share of a control period for which a decision is waited for; the rest is for what else a period has to do."""

@@ -38,9 +38,9 @@ from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf
 from marlgpt_policy.nodes.qos import LATCHED, RELIABLE
 from marlgpt_policy.nodes.wheels import Wheels
 from marlgpt_policy.peer_state import Rules, State
-from marlgpt_policy.policy import PolicyError
-from marlgpt_policy.policy_swap import PolicySwap
-from marlgpt_policy.probes import sample
+from marlgpt_policy.policy.onnx_policy import PolicyError
+from marlgpt_policy.policy.policy_swap import PolicySwap
+from marlgpt_policy.policy.probes import sample
 
 PEERS = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
 OWN_PARAMETERS: dict[str, Spec] = {

@@ -53,7 +53,7 @@ class PolicyOutput:
 class OnnxPolicy:
     """A policy file, loaded and checked; one call decides for the whole fleet.
 
-    It runs in this process and is waited for as long as it takes; :class:`~marlgpt_policy.policy_process.PolicyProcess`
+    It runs in this process and is waited for as long as it takes; :class:`~marlgpt_policy.policy.policy_process.PolicyProcess`
     is the same with deadlines.
 
     Attributes:

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, TokenLayout
-from marlgpt_policy.policy import PROVIDERS, OnnxPolicy, PolicyError, PolicyLate, PolicyOutput
+from marlgpt_policy.policy.onnx_policy import PROVIDERS, OnnxPolicy, PolicyError, PolicyLate, PolicyOutput
 
 LOAD_TIMEOUT = 120.0
 """Seconds in which a file must be loaded and tried out."""
@@ -72,7 +72,7 @@ class _SharedRows:
 
 
 class PolicyProcess:
-    """A policy file in a process of its own; asked as :class:`~marlgpt_policy.policy.OnnxPolicy` is.
+    """A policy file in a process of its own; asked as :class:`~marlgpt_policy.policy.onnx_policy.OnnxPolicy` is.
 
     ``start`` it, then :meth:`wait_loaded`; every wait has an end.
 
@@ -126,7 +126,7 @@ class PolicyProcess:
         self._connection, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "marlgpt_policy.policy_process", str(theirs.fileno()), str(self._memory)],
+                [sys.executable, "-m", "marlgpt_policy.policy.policy_process", str(theirs.fileno()), str(self._memory)],
                 pass_fds=(theirs.fileno(), self._memory), stdin=subprocess.DEVNULL, env=_environment(),
                 start_new_session=True,  # an interrupt from the terminal is for this process
             )  # fmt: skip

@@ -12,9 +12,9 @@ from bad_policies import GOAL_COLUMN, GOAL_ROW, endless_load, endless_on_observa
 from fleet_bench import write_policy
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.nodes.parameters import shipped_policy
-from marlgpt_policy.policy import OnnxPolicy, PolicyError, PolicyLate
-from marlgpt_policy.policy_process import LEAST_ROWS, PolicyProcess
-from marlgpt_policy.probes import SIDE, sample
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyError, PolicyLate
+from marlgpt_policy.policy.policy_process import LEAST_ROWS, PolicyProcess
+from marlgpt_policy.policy.probes import SIDE, sample
 
 CPU = ("CPUExecutionProvider",)
 HARM = (0, -4)
@@ -157,7 +157,7 @@ def test_processes_end_with_the_one_that_started_them_even_if_a_model_never_retu
         import sys, time
         sys.path[:0] = {sys.path!r}
         from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-        from marlgpt_policy.policy_process import PolicyProcess
+        from marlgpt_policy.policy.policy_process import PolicyProcess
         policy = PolicyProcess({str(path)!r}, POGEMA_LAYOUT, {CPU!r}, 1)
         print(policy.pid, flush=True)
         time.sleep(600)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.policy import PolicyError, PolicyLate, PolicyOutput
-from marlgpt_policy.policy_swap import PROBATION, SLOW_DECISIONS, SLOWER, PolicySwap
+from marlgpt_policy.policy.onnx_policy import PolicyError, PolicyLate, PolicyOutput
+from marlgpt_policy.policy.policy_swap import PROBATION, SLOW_DECISIONS, SLOWER, PolicySwap
 
 OBSERVED = (np.zeros((3, 4), np.float32), np.ones((3, 4), bool), np.ones((3, 20), bool))
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.policy import OnnxPolicy, PolicyError, choose
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyError, choose
 from onnx import TensorProto, helper
 
 CPU = ("CPUExecutionProvider",)
@@ -198,7 +198,7 @@ def test_weights_outside_the_file_are_refused(tmp_path, monkeypatch):
 
 def test_a_file_too_large_is_refused_before_it_is_read(tmp_path, monkeypatch):
     path = write(tmp_path / "policy.onnx")
-    monkeypatch.setattr("marlgpt_policy.policy.LARGEST_FILE", 100)
+    monkeypatch.setattr("marlgpt_policy.policy.onnx_policy.LARGEST_FILE", 100)
     with pytest.raises(PolicyError, match=r"bytes; the limit is 100"):
         load(path)
 

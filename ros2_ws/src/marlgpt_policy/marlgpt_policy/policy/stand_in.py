@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from marlgpt_policy.encoders.token_layout import HISTORY, MAX_ACTIONS, WINDOW
-from marlgpt_policy.policy import PolicyOutput
+from marlgpt_policy.policy.onnx_policy import PolicyOutput
 
 SHARPNESS = 30.0
 """Logit of a move that leads closer; the others have 0, so that at usual temperatures none of them is taken."""

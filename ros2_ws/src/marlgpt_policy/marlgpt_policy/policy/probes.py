@@ -7,7 +7,7 @@ import numpy as np
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import HISTORY
 from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, UNREACHABLE, CostToGo
-from marlgpt_policy.policy_process import Observed
+from marlgpt_policy.policy.policy_process import Observed
 
 SIDE = 40
 """Cells of the edge of the square that robots are drawn in; several of their windows, and quick to search."""

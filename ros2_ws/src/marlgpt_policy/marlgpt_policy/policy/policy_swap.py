@@ -3,7 +3,7 @@
 Files are checked when they are loaded; what shows only while driving is caught here: an inference that fails or
 answers with NaN on real observations, one that never returns, and one that is too slow for the control period. The
 decision in which that happens is taken by the policy before, so that no robot stops. While an answer is late, robots
-take their shortest ways (``stand_in.py``): nobody waits longer than a control period for a policy.
+take their shortest ways (``policy/stand_in.py``): nobody waits longer than a control period for a policy.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from marlgpt_policy.encoders.token_layout import TokenLayout
-from marlgpt_policy.policy import OnnxPolicy, PolicyError, PolicyLate, PolicyOutput
-from marlgpt_policy.policy_process import Observed, PolicyProcess
-from marlgpt_policy.stand_in import shortest_ways
+from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyError, PolicyLate, PolicyOutput
+from marlgpt_policy.policy.policy_process import Observed, PolicyProcess
+from marlgpt_policy.policy.stand_in import shortest_ways
 
 PROBATION = 200
 """Decisions in which a new policy must be fast enough; later, a busy machine is to blame."""
@@ -101,7 +101,7 @@ class PolicySwap:
                 policy.close()
 
     def __call__(self, values: np.ndarray, valid: np.ndarray, action_mask: np.ndarray) -> PolicyOutput:
-        """Decide as :class:`~marlgpt_policy.policy.OnnxPolicy` does.
+        """Decide as :class:`~marlgpt_policy.policy.onnx_policy.OnnxPolicy` does.
 
         Raises:
             PolicyError: The policy failed and there is none to go back to, or that one failed, too.
