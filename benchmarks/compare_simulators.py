@@ -15,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from marlgpt_policy.robots_file import load_robots
+from marlgpt_policy.robots.robots_file import load_robots
 from marlgpt_sim.gazebo.compare import compare, draw, summary
 from marlgpt_sim.gazebo.drive_log import read_drive
 

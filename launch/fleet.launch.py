@@ -107,7 +107,7 @@ def start_fleet(context: LaunchContext) -> list:
 def robot_nodes(value: dict[str, str], shared: dict) -> list[Node]:
     """One node for each robot; all of them know the names of all robots."""
     if value["robots_file"]:
-        from marlgpt_policy.robots_file import load_robots
+        from marlgpt_policy.robots.robots_file import load_robots
 
         everyone = load_robots(shared["robots_file"]).names
     else:

@@ -75,7 +75,7 @@ def start_recording(context: LaunchContext) -> list:
 
 def topics_to_record(value: dict[str, str], sim_time: bool) -> list[str]:
     """Names of the topics, relative to the fleet's namespace; none for all."""
-    from marlgpt_policy.robots_file import FleetFile, load_robots
+    from marlgpt_policy.robots.robots_file import FleetFile, load_robots
     from marlgpt_sim.record_topics import topics_of
 
     extra = [name.strip() for name in value["topics"].split(",") if name.strip()]

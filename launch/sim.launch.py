@@ -70,7 +70,7 @@ def map_frame(bodies: dict) -> dict[str, str]:
     """The map's frame as a parameter, where a robots file names it."""
     if "robots_file" not in bodies:
         return {}
-    from marlgpt_policy.robots_file import load_robots
+    from marlgpt_policy.robots.robots_file import load_robots
 
     return {"map_frame": load_robots(bodies["robots_file"]).map_frame}
 

@@ -9,7 +9,7 @@ from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.mapf.pibt_shield import resolve
 from marlgpt_policy.reservations import ReservationError, Reservations
-from marlgpt_policy.robots import RobotConfig, Robots
+from marlgpt_policy.robots.robot_state import RobotConfig, Robots
 
 BODY = 0.64  # of a cell: twice the radius and the reserve
 TOLERANCE = 1e-6

@@ -14,7 +14,7 @@ from marlgpt_policy.docking import Docking
 from marlgpt_policy.edges import STALLED_AFTER, Edges
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.reservations import NOBODY, ReservationError, Reservations
-from marlgpt_policy.robots import RobotConfig, Robots
+from marlgpt_policy.robots.robot_state import RobotConfig, Robots
 from motion_model import (
     ADVANCE,
     BACK,

@@ -21,7 +21,7 @@ from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Twist, Twi
 from marlgpt_msgs.msg import FleetState, SimStatus  # noqa: E402
 from marlgpt_msgs.srv import RobotCommand  # noqa: E402
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, save_map_yaml  # noqa: E402
-from marlgpt_policy.robots_file import FleetFile  # noqa: E402
+from marlgpt_policy.robots.robots_file import FleetFile  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 
 SOURCES = [str(ROOT / "ros2_ws" / "src" / name) for name in ("marlgpt_policy", "marlgpt_sim")]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_policy.robots_file import FleetFile
+from marlgpt_policy.robots.robots_file import FleetFile
 from marlgpt_sim.gazebo.bridge import bridge_yaml
 from marlgpt_sim.gazebo.check import WorldError, bridge_problems, check_files, world_problems
 from marlgpt_sim.gazebo.files import write_files

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from marlgpt_policy.robots_file import FleetFile
+from marlgpt_policy.robots.robots_file import FleetFile
 from marlgpt_sim.gazebo.compare import at_times, compare, min_separation, path_deviation, summary
 from marlgpt_sim.gazebo.drive_log import read_drive
 from places import ROOT

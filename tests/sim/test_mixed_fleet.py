@@ -9,7 +9,7 @@ from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_policy.nodes.parameters import shipped_policy
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
-from marlgpt_policy.robots_file import FleetFile
+from marlgpt_policy.robots.robots_file import FleetFile
 from marlgpt_sim.spawn import place_robots
 from marlgpt_sim.world import FleetWorld
 

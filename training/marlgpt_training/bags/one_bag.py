@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, from_occupancy_grid, load_map_yaml
-from marlgpt_policy.robots_file import FleetFile, load_robots
+from marlgpt_policy.robots.robots_file import FleetFile, load_robots
 
 from marlgpt_training.bags import frames
 from marlgpt_training.bags.decisions import DecisionEpisodes, has_observations

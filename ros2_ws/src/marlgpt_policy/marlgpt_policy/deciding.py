@@ -19,7 +19,7 @@ from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyOutput, choose
 from marlgpt_policy.remedies import NONE, Detours, rungs, shortest
 from marlgpt_policy.reservations import Reservations
 from marlgpt_policy.right_of_way import RightOfWay
-from marlgpt_policy.robots import Robots
+from marlgpt_policy.robots.robot_state import Robots
 
 PACE = 2.0
 """A robot counts this many steps in the time it takes for one: people watch it stand."""

@@ -17,7 +17,7 @@ import numpy as np
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.reservations import Reservations
-from marlgpt_policy.robots import NO_CELL, Robots
+from marlgpt_policy.robots.robot_state import NO_CELL, Robots
 from marlgpt_policy.safety_margins import TRACKING_ERROR
 
 DISPLACED = 0.25

@@ -18,7 +18,7 @@ from marlgpt_policy.clear_way import coupling_limits
 from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.reservations import NOBODY, ReservationError, Reservations
-from marlgpt_policy.robots import NO_CELL, Robots
+from marlgpt_policy.robots.robot_state import NO_CELL, Robots
 
 OPPOSITE = np.array([0, 2, 1, 4, 3], dtype=np.int8)
 """The move back."""

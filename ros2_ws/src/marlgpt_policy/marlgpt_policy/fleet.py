@@ -30,7 +30,7 @@ from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_policy.protective_stop import free_ways
 from marlgpt_policy.remedies import OBSTACLE_AFTER
 from marlgpt_policy.reservations import Reservations
-from marlgpt_policy.robots import NO_CELL, RobotConfig, Status
+from marlgpt_policy.robots.robot_state import NO_CELL, RobotConfig, Status
 from marlgpt_policy.safety_margins import SafetyMargins
 from marlgpt_policy.tracker import APPROACH_PERIODS, CREEP, track
 

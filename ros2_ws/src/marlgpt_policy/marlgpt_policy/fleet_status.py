@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from marlgpt_policy.fleet_config import FleetConfig
-from marlgpt_policy.robots import Robots, Status
+from marlgpt_policy.robots.robot_state import Robots, Status
 
 
 class FleetStatus(Robots):

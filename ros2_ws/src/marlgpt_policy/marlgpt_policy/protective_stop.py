@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from marlgpt_policy.clear_way import free_ahead
-from marlgpt_policy.robots import Robots
+from marlgpt_policy.robots.robot_state import Robots
 
 
 def newest_places(robots: Robots) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from marlgpt_policy.joint_plan import JointPlans
 from marlgpt_policy.mapf.prioritised_planning import way
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.remedies import Detours
-from marlgpt_policy.robots import Robots
+from marlgpt_policy.robots.robot_state import Robots
 
 WAY = 8
 """Cells ahead of a robot that goes first that others must leave and may not enter."""

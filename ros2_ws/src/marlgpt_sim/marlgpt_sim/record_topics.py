@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from marlgpt_policy.robots_file import FleetFile, RobotEntry
+from marlgpt_policy.robots.robots_file import FleetFile, RobotEntry
 
 FLEET = ("map", "fleet/grid", "fleet/state", "fleet/decisions")
 """Topics of the whole fleet."""

@@ -16,7 +16,7 @@ from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.grid_picture import draw_grid
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
-from marlgpt_policy.robots_file import FleetFile, RobotEntry, load_robots
+from marlgpt_policy.robots.robots_file import FleetFile, RobotEntry, load_robots
 
 from marlgpt_sim.output import PICTURE, check_output_file
 

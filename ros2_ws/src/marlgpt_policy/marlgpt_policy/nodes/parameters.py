@@ -14,8 +14,8 @@ from rclpy.parameter import Parameter
 from marlgpt_policy.fleet import RobotConfig
 from marlgpt_policy.fleet_config import EXECUTIONS, FleetConfig
 from marlgpt_policy.policy.onnx_policy import PROVIDERS
-from marlgpt_policy.robots_file import FleetFile, load_robots
-from marlgpt_policy.robots_keys import DRIVES, LIMITS, LONGEST_NAME, POSE_SOURCES, check_name
+from marlgpt_policy.robots.robots_file import FleetFile, load_robots
+from marlgpt_policy.robots.robots_keys import DRIVES, LIMITS, LONGEST_NAME, POSE_SOURCES, check_name
 
 __all__ = ["LONGEST_NAME", "PARAMETERS", "Settings", "Spec", "check_names", "declare", "read", "robots_of"]
 

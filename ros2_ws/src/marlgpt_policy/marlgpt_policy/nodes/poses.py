@@ -25,7 +25,7 @@ from marlgpt_policy.grid.geometry import yaw_of
 from marlgpt_policy.nodes import intake
 from marlgpt_policy.nodes.journal import short
 from marlgpt_policy.nodes.qos import BEST_EFFORT
-from marlgpt_policy.robots_file import RobotEntry
+from marlgpt_policy.robots.robots_file import RobotEntry
 
 KINDS = {"odom": Odometry, "pose": PoseWithCovarianceStamped, "pose_stamped": PoseStamped}
 """Type of the messages of each source of poses."""

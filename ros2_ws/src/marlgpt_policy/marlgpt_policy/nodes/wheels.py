@@ -9,7 +9,7 @@ from rclpy.node import Node
 
 from marlgpt_policy.cdr import TwistWriter
 from marlgpt_policy.nodes.qos import LAST
-from marlgpt_policy.robots_file import RobotEntry
+from marlgpt_policy.robots.robots_file import RobotEntry
 
 
 class Wheels:

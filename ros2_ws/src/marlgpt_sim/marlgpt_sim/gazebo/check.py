@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from marlgpt_policy.robots_file import FleetFile, RobotEntry
+from marlgpt_policy.robots.robots_file import FleetFile, RobotEntry
 
 from marlgpt_sim.gazebo.bridge import TO_ROS, entry_problems
 from marlgpt_sim.gazebo.names import (

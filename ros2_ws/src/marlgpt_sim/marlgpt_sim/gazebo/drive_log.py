@@ -12,7 +12,7 @@ import numpy as np
 from marlgpt_policy.grid.geometry import yaw_of
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, from_occupancy_grid
-from marlgpt_policy.robots_file import FleetFile
+from marlgpt_policy.robots.robots_file import FleetFile
 from rosbags.highlevel import AnyReader, AnyReaderError
 
 from marlgpt_sim.bag_types import load_types

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from marlgpt_policy.robots_file import FleetFile, RobotEntry
+from marlgpt_policy.robots.robots_file import FleetFile, RobotEntry
 from marlgpt_policy.tracker import Drive
 
 WORLD = "fleet"

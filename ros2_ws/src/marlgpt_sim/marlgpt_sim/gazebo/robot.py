@@ -11,7 +11,7 @@ import math
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 
-from marlgpt_policy.robots_file import RobotEntry
+from marlgpt_policy.robots.robots_file import RobotEntry
 
 from marlgpt_sim.gazebo.names import (
     BASE_LINK,

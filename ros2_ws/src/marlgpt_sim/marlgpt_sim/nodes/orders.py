@@ -11,8 +11,8 @@ from geometry_msgs.msg import PoseStamped
 from marlgpt_msgs.action import Navigate
 from marlgpt_msgs.srv import RobotCommand
 from marlgpt_policy.grid.geometry import quaternion_of
-from marlgpt_policy.robots_file import FleetFile
-from marlgpt_policy.robots_keys import check_name
+from marlgpt_policy.robots.robots_file import FleetFile
+from marlgpt_policy.robots.robots_keys import check_name
 from rclpy.action import ActionClient
 from rclpy.duration import Duration
 from rclpy.node import Node

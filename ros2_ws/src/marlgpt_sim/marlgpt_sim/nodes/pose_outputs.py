@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, TransformStamped
-from marlgpt_policy.robots_file import RobotEntry
+from marlgpt_policy.robots.robots_file import RobotEntry
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy

@@ -31,7 +31,7 @@ from marlgpt_msgs.msg import FaultCounts, SimStatus
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
 from marlgpt_policy.nodes.parameters import Spec, declare, robots_of
-from marlgpt_policy.robots_keys import DRIVES
+from marlgpt_policy.robots.robots_keys import DRIVES
 from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter

@@ -21,7 +21,7 @@ from marlgpt_msgs.srv import GetGrid
 from marlgpt_policy.grid.geometry import yaw_of
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.nodes.parameters import STRINGS, Spec, declare
-from marlgpt_policy.robots_file import load_robots
+from marlgpt_policy.robots.robots_file import load_robots
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.parameter import Parameter

@@ -19,7 +19,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from marlgpt_msgs.msg import FleetState, Grid, SimStatus
 from marlgpt_policy.grid.occupancy_map import from_occupancy_grid
 from marlgpt_policy.nodes.parameters import Spec, declare
-from marlgpt_policy.robots_file import load_robots
+from marlgpt_policy.robots.robots_file import load_robots
 from nav_msgs.msg import OccupancyGrid
 from rcl_interfaces.srv import GetParameters
 from rclpy.clock import Clock, ClockType

@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from marlgpt_policy.robots_keys import LONGEST_NAME
+from marlgpt_policy.robots.robots_keys import LONGEST_NAME
 
 LARGEST_MESSAGE = 4096
 """Bytes of a message from a browser."""

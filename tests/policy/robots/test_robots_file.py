@@ -7,8 +7,8 @@ import yaml
 from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
-from marlgpt_policy.robots_file import FleetFile, RobotsFileError, load_robots
-from marlgpt_policy.robots_keys import KEYS, LIMITS, POSE_SOURCES
+from marlgpt_policy.robots.robots_file import FleetFile, RobotsFileError, load_robots
+from marlgpt_policy.robots.robots_keys import KEYS, LIMITS, POSE_SOURCES
 from marlgpt_policy.tracker import Drive, MotionLimits
 from places import ROOT
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from marlgpt_policy.robots import RobotConfig
-from marlgpt_policy.robots_keys import TEMPLATE
+from marlgpt_policy.robots.robot_state import RobotConfig
+from marlgpt_policy.robots.robots_keys import TEMPLATE
 from marlgpt_policy.tracker import Drive, MotionLimits
 
 OWN_TOPICS = ("map", "clock", "diagnostics", "tf", "tf_static")

@@ -1,7 +1,7 @@
 """The keys of ``robots.yaml``: one table that gives each its default, its check and its template.
 
 A check takes the key and the value that YAML gave and returns what the program uses; it raises ``ValueError`` with
-key, value and what would be right. :mod:`marlgpt_policy.robots_file` adds file and robot.
+key, value and what would be right. :mod:`marlgpt_policy.robots.robots_file` adds file and robot.
 """
 
 from __future__ import annotations
