@@ -6,8 +6,8 @@ from marlgpt_policy.fleet import Fleet, FleetConfig, RobotConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
+from marlgpt_policy.motion.tracker import Drive, MotionLimits
 from marlgpt_policy.policy.onnx_policy import PolicyOutput
-from marlgpt_policy.tracker import Drive, MotionLimits
 from marlgpt_sim.world import FleetWorld
 
 RADIUS = 0.22

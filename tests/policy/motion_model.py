@@ -1,7 +1,7 @@
 """An exhaustive check of the motion rules: every interleaving of a few robots on a small grid, breadth first.
 
-The model knows claims, coupling, settling, turning back, giving back and docking, as ``edges.py``, ``reservations.py``
-and ``docking.py`` have them; progress comes in steps. It has no clock: a robot may rest at any time for any time, which
+The model knows claims, coupling, settling, turning back, giving back and docking, as ``motion/edge_coupling.py``, ``motion/reservations.py``
+and ``motion/docking.py`` have them; progress comes in steps. It has no clock: a robot may rest at any time for any time, which
 covers stalls, emergency stops, slow robots and those that are unfit for a while, and whatever the fleet does after a
 time (turning back) may happen at any time. It has no policy: a robot that is ready may take any move that the
 reservations allow, and robots on a cycle may rotate. So the model can do whatever the fleet can do, and more.
@@ -37,7 +37,7 @@ NONE = 15
 DOCK_STEPS = 6
 """Steps of a way onto the grid."""
 SAMPLES = 9
-"""Points that stand for a way off the grid, as in ``docking.py``."""
+"""Points that stand for a way off the grid, as in ``motion/docking.py``."""
 
 # What is kept of a robot: cells it leaves, drives to and drives to next; progress; whether it drives back; on the grid,
 # off it or docking; direction and size of its offset from the centre of its cell; its places in the queues of its three
@@ -500,7 +500,7 @@ def _near_one_off_grid(s, i, cell, board):
 
 @numba.njit(cache=True)
 def _in_the_way(s, i, board):
-    """Whether robot ``i`` on its edge has to wait for one off the grid, as ``docking.py`` has it."""
+    """Whether robot ``i`` on its edge has to wait for one off the grid, as ``motion/docking.py`` has it."""
     xy, spots, keep, directions = board.xy, board.spots, board.keep, board.directions
     x, y = _place(s[i], xy, spots, directions)
     ex, ey = xy[s[i, T], 0], xy[s[i, T], 1]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from marlgpt_policy.fleet import Fleet, FleetConfig, GoalError, RobotConfig, Status
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_policy.tracker import Drive
+from marlgpt_policy.motion.tracker import Drive
 from marlgpt_sim.spawn import place_robots
 from marlgpt_sim.world import FleetWorld
 

@@ -13,8 +13,8 @@ import pytest
 from marlgpt_policy import kernel_cache
 from marlgpt_policy.grid.cost_to_go import cost_to_go
 from marlgpt_policy.kernel_warmup import Kernels, dispatchers
+from marlgpt_policy.motion.tracker import Drive
 from marlgpt_policy.policy.probes import sample
-from marlgpt_policy.tracker import Drive
 
 ROBOTS = [f"r{i:02d}" for i in range(16)]
 HALL = (5, 8)

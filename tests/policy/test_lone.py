@@ -15,9 +15,9 @@ from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_policy.lone import Lone, LoneConfig
+from marlgpt_policy.motion.tracker import Drive, MotionLimits
 from marlgpt_policy.peer_state import Rules, State
 from marlgpt_policy.policy.onnx_policy import PolicyError
-from marlgpt_policy.tracker import Drive, MotionLimits
 from marlgpt_sim.spawn import place_robots
 from marlgpt_sim.world import FleetWorld
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from marlgpt_policy.grid.nav_grid import build_grid
-from marlgpt_policy.safety_margins import smallest_margin
+from marlgpt_policy.motion.safety_margins import smallest_margin
 from marlgpt_sim import soak, soak_report
 from marlgpt_sim.soak_broken import RULES, broken
 from marlgpt_sim.soak_maps import FAMILIES, PIXEL_FAMILIES, draw_map
@@ -159,7 +159,7 @@ def test_robots_that_never_move_starve(monkeypatch):
 
 
 def test_an_exception_of_the_fleet_is_a_failure_that_says_where(monkeypatch):
-    from marlgpt_policy.edges import Edges
+    from marlgpt_policy.motion.edge_coupling import Edges
 
     def settle(self, *_):
         raise RuntimeError("out of order")

@@ -7,9 +7,9 @@ import yaml
 from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
+from marlgpt_policy.motion.tracker import Drive, MotionLimits
 from marlgpt_policy.robots.robots_file import FleetFile, RobotsFileError, load_robots
 from marlgpt_policy.robots.robots_keys import KEYS, LIMITS, POSE_SOURCES
-from marlgpt_policy.tracker import Drive, MotionLimits
 from places import ROOT
 
 EXAMPLE = ROOT / "ros2_ws/src/marlgpt_policy/config/robots.yaml"

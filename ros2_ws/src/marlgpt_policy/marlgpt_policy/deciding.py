@@ -14,10 +14,10 @@ from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.joint_plan import compile_plans
 from marlgpt_policy.mapf.joint_search import PLANNED
 from marlgpt_policy.mapf.pibt_shield import move_worth, rank_moves, resolve
+from marlgpt_policy.motion.reservations import Reservations
 from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyOutput, choose
 from marlgpt_policy.remedies import NONE, Detours, rungs, shortest
-from marlgpt_policy.reservations import Reservations
 from marlgpt_policy.right_of_way import RightOfWay
 from marlgpt_policy.robots.robot_state import Robots
 

@@ -4,7 +4,7 @@ Every control period :meth:`Fleet.tick` checks which robots are fit to drive, en
 arrived, decides for those that need a decision, and tracks each robot's edge. In asynchronous execution a robot
 decides as soon as it is about to arrive; in synchronous execution all robots decide together once all have arrived.
 A robot drives into a cell only while it holds its reservation, followers stay behind their leaders by measured
-progress (``edges.py``), and a robot that is lost, stale or off the grid stands still while the others keep working
+progress (``motion/edge_coupling.py``), and a robot that is lost, stale or off the grid stands still while the others keep working
 around it.
 """
 
@@ -15,24 +15,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marlgpt_policy.dead_reckoning import DeadReckoning
 from marlgpt_policy.deciding import Decider, Decision
-from marlgpt_policy.docking import DOCKING_SPEED, Docking
-from marlgpt_policy.edges import Edges
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.fleet_config import FleetConfig, GoalError
 from marlgpt_policy.fleet_status import FleetStatus
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_policy.limiter import limit
+from marlgpt_policy.motion.dead_reckoning import DeadReckoning
+from marlgpt_policy.motion.docking import DOCKING_SPEED, Docking
+from marlgpt_policy.motion.edge_coupling import Edges
+from marlgpt_policy.motion.protective_stop import free_ways
+from marlgpt_policy.motion.reservations import Reservations
+from marlgpt_policy.motion.safety_margins import SafetyMargins
+from marlgpt_policy.motion.tracker import APPROACH_PERIODS, CREEP, track
+from marlgpt_policy.motion.velocity_limiter import limit
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
-from marlgpt_policy.protective_stop import free_ways
 from marlgpt_policy.remedies import OBSTACLE_AFTER
-from marlgpt_policy.reservations import Reservations
 from marlgpt_policy.robots.robot_state import NO_CELL, RobotConfig, Status
-from marlgpt_policy.safety_margins import SafetyMargins
-from marlgpt_policy.tracker import APPROACH_PERIODS, CREEP, track
 
 __all__ = ["Decision", "Fleet", "FleetConfig", "GoalError", "RobotConfig", "Status", "Tick"]
 

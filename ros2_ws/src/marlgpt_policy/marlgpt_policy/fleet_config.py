@@ -38,7 +38,7 @@ class FleetConfig:
             that is less.
         arrive_tolerance: Distance in m from a cell's centre that counts as there.
         pose_error: Bound in m on the error of each robot's poses; cells that leave too little for it are refused
-            (``safety_margins.py``). None: what fits into half of the room that the cells leave.
+            (``motion/safety_margins.py``). None: what fits into half of the room that the cells leave.
         temperature: Of sampling from the policy; 0 takes the most probable move. Above 0, it rises to 1 for robots
             that get no nearer to their goals (see ``remedies.py``).
         seed: Of sampling and of tie-breaking.

@@ -13,19 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from marlgpt_policy.choice import STAY, Choice
-from marlgpt_policy.claims import RESERVE, distance_to_segment, docking_cell, touched
-from marlgpt_policy.clear_way import free_ahead
-from marlgpt_policy.docking import DOCKING_SPEED, astray
 from marlgpt_policy.fleet import GoalError, RobotConfig, Status
 from marlgpt_policy.fleet_config import check_positive
 from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, CostToGo
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid
+from marlgpt_policy.motion.clear_way import free_ahead
+from marlgpt_policy.motion.docking import DOCKING_SPEED, astray
+from marlgpt_policy.motion.docking_cell import RESERVE, distance_to_segment, docking_cell, touched
+from marlgpt_policy.motion.safety_margins import TRACKING_ERROR
+from marlgpt_policy.motion.tracker import track
 from marlgpt_policy.peer_state import Cell, Rules, Shown, State
 from marlgpt_policy.peers import Peers
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
-from marlgpt_policy.safety_margins import TRACKING_ERROR
-from marlgpt_policy.tracker import track
 
 STILL_TIME, STILL_WITHIN = 0.5, 0.02
 """A robot joins after its pose has stayed within these metres for these seconds."""

@@ -13,8 +13,8 @@ Waiting is counted in steps without progress; a step is half the time that a rob
 Where there is no plan, the next 8 cells of a robot that goes first are kept clear: others there leave or drive on ahead
 of it, and nobody enters. That rung is what PIBT proves: on a grid where every cell lies on a cycle the robot served
 first reaches its goal, since everybody in its way inherits its priority and leaves. Beside the ladder: robots on an
-edge that its leader does not free turn back (``edges.py``), robots that keep another one from getting onto the grid
-make way for it (``docking.py``), and the ways of all lead around robots that do not drive.
+edge that its leader does not free turn back (``motion/edge_coupling.py``), robots that keep another one from getting onto the grid
+make way for it (``motion/docking.py``), and the ways of all lead around robots that do not drive.
 """
 
 from __future__ import annotations

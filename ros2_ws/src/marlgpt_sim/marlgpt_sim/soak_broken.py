@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from marlgpt_policy import fleet as fleet_module
-from marlgpt_policy.edges import Edges
 from marlgpt_policy.fleet import Fleet
-from marlgpt_policy.reservations import Reservations
+from marlgpt_policy.motion.edge_coupling import Edges
+from marlgpt_policy.motion.reservations import Reservations
 
 from marlgpt_sim.soak_rules import SettlingWatch
 

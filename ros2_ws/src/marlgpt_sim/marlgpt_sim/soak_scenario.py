@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from marlgpt_policy.safety_margins import smallest_margin
+from marlgpt_policy.motion.safety_margins import smallest_margin
 
 from marlgpt_sim.fault_config import KINDS
 from marlgpt_sim.soak_maps import FAMILIES, PIXEL_FAMILIES

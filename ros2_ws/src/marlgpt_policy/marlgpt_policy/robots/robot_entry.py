@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from marlgpt_policy.motion.tracker import Drive, MotionLimits
 from marlgpt_policy.robots.robot_state import RobotConfig
 from marlgpt_policy.robots.robots_keys import TEMPLATE
-from marlgpt_policy.tracker import Drive, MotionLimits
 
 OWN_TOPICS = ("map", "clock", "diagnostics", "tf", "tf_static")
 """Topics that are the whole fleet's, as are all that begin with ``fleet/``."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from marlgpt_policy.encoders.pogema import NO_ACTION
 from marlgpt_policy.encoders.token_layout import HISTORY
-from marlgpt_policy.tracker import Drive, MotionLimits
+from marlgpt_policy.motion.tracker import Drive, MotionLimits
 
 
 class Status(IntEnum):

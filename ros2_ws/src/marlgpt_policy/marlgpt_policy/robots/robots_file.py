@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from marlgpt_policy.motion.tracker import Drive, MotionLimits
 from marlgpt_policy.robots.robot_entry import RobotEntry, RobotsFileError, check_fleet
 from marlgpt_policy.robots.robot_state import yaml_io as robots_yaml
 from marlgpt_policy.robots.robots_keys import (
@@ -24,7 +25,6 @@ from marlgpt_policy.robots.robots_keys import (
     read_limits,
     shown,
 )
-from marlgpt_policy.tracker import Drive, MotionLimits
 
 __all__ = ["FleetFile", "RobotEntry", "RobotsFileError", "check_name", "load_robots"]
 

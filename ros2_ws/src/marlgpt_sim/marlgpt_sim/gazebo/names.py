@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from marlgpt_policy.motion.tracker import Drive
 from marlgpt_policy.robots.robots_file import FleetFile, RobotEntry
-from marlgpt_policy.tracker import Drive
 
 WORLD = "fleet"
 """Name of the world."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.tracker import Drive, MotionLimits, TrackResult, track
+from marlgpt_policy.motion.tracker import Drive, MotionLimits, TrackResult, track
 
 DEFAULT = MotionLimits()
 EDGE = 0.7

@@ -2,7 +2,7 @@
 
 A robot is off the grid before it takes part, after it was pushed off its way, and after a new map. Once it has surely
 come to rest it drives straight to the centre of a cell near it that nobody holds, if nobody is or will be too close to
-the way there, and slowly enough to stop for one that is set down or pushed there meanwhile (``protective_stop.py``). If
+the way there, and slowly enough to stop for one that is set down or pushed there meanwhile (``motion/protective_stop.py``). If
 such a one stays, it chooses anew. Until it has arrived it keeps the cells it held before, nobody begins an edge that
 passes near it, and robots that are on such an edge wait, unless they are driving away from it.
 """
@@ -16,9 +16,9 @@ import numpy as np
 
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_policy.reservations import Reservations
+from marlgpt_policy.motion.reservations import Reservations
+from marlgpt_policy.motion.safety_margins import TRACKING_ERROR
 from marlgpt_policy.robots.robot_state import NO_CELL, Robots
-from marlgpt_policy.safety_margins import TRACKING_ERROR
 
 DISPLACED = 0.25
 """Share of a cell's edge that a robot may be beside its way at most before it counts as off the grid."""

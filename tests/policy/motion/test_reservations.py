@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.reservations import NOBODY, ReservationError, Reservations
+from marlgpt_policy.motion.reservations import NOBODY, ReservationError, Reservations
 
 CALLS = st.tuples(
     st.sampled_from(["acquire", "follow", "leave", "give_back", "release_all"]),

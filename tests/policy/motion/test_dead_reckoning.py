@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from marlgpt_policy.dead_reckoning import KEPT, DeadReckoning
+from marlgpt_policy.motion.dead_reckoning import KEPT, DeadReckoning
 
 PERIOD = 0.05
 

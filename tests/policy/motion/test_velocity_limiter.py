@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from marlgpt_policy.limiter import limit, within
+from marlgpt_policy.motion.velocity_limiter import limit, within
 
 ANY = st.floats(allow_nan=True, allow_infinity=True, width=64)
 POSITIVE = st.floats(0.01, 50.0)

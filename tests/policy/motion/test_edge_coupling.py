@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.edges import STALLED_AFTER, Edges
 from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.mapf.pibt_shield import resolve
-from marlgpt_policy.reservations import ReservationError, Reservations
+from marlgpt_policy.motion.edge_coupling import STALLED_AFTER, Edges
+from marlgpt_policy.motion.reservations import ReservationError, Reservations
 from marlgpt_policy.robots.robot_state import RobotConfig, Robots
 
 BODY = 0.64  # of a cell: twice the radius and the reserve

@@ -9,11 +9,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from marlgpt_policy.clear_way import free_ahead
-from marlgpt_policy.docking import Docking
-from marlgpt_policy.edges import STALLED_AFTER, Edges
 from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_policy.reservations import NOBODY, ReservationError, Reservations
+from marlgpt_policy.motion.clear_way import free_ahead
+from marlgpt_policy.motion.docking import Docking
+from marlgpt_policy.motion.edge_coupling import STALLED_AFTER, Edges
+from marlgpt_policy.motion.reservations import NOBODY, ReservationError, Reservations
 from marlgpt_policy.robots.robot_state import RobotConfig, Robots
 from motion_model import (
     ADVANCE,

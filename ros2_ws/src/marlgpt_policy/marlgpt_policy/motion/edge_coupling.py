@@ -6,18 +6,18 @@ is limited by *every* robot ahead of it in that queue: it may drive only so far 
 of all of the way that the other one has yet to drive through that cell. An edge ends, and the cell behind it comes
 free, only where nobody limits the robot any more. So at any time each pair of robots either drives on edges without a
 common cell, which are a cell apart, or the one that is later in the queue of a common cell keeps clear of the other.
-``tests/policy/test_edges.py`` checks that for random actions, speeds and failures, and
-``tests/policy/test_motion_model.py`` for all of them on small grids.
+``tests/policy/motion/test_edge_coupling.py`` checks that for random actions, speeds and failures, and
+``tests/policy/motion/test_motion_model.py`` for all of them on small grids.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from marlgpt_policy.clear_way import coupling_limits
 from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_policy.reservations import NOBODY, ReservationError, Reservations
+from marlgpt_policy.motion.clear_way import coupling_limits
+from marlgpt_policy.motion.reservations import NOBODY, ReservationError, Reservations
 from marlgpt_policy.robots.robot_state import NO_CELL, Robots
 
 OPPOSITE = np.array([0, 2, 1, 4, 3], dtype=np.int8)
@@ -44,7 +44,7 @@ class Edges:
             robots: All of them.
             grid: The cells.
             reservations: Claims on them.
-            body: m that the centres of coupled robots keep between them as measured (``safety_margins.py``).
+            body: m that the centres of coupled robots keep between them as measured (``motion/safety_margins.py``).
             tolerance: m from a cell's centre that count as there.
         """
         self.robots, self.grid, self.reservations = robots, grid, reservations

@@ -5,10 +5,10 @@ import pytest
 from fleet_sim import PERIOD, RADIUS, Sim, arena, at_cells, hall
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.clear_way import APPROACH, free_ahead, until_near
-from marlgpt_policy.docking import DOCKING_SPEED
 from marlgpt_policy.fleet import Status
-from marlgpt_policy.tracker import Drive
+from marlgpt_policy.motion.clear_way import APPROACH, free_ahead, until_near
+from marlgpt_policy.motion.docking import DOCKING_SPEED
+from marlgpt_policy.motion.tracker import Drive
 
 COORDINATE = st.floats(-3, 3)
 

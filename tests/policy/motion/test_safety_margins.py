@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from marlgpt_policy.fleet import Fleet, FleetConfig, RobotConfig
 from marlgpt_policy.grid.nav_grid import build_grid
-from marlgpt_policy.safety_margins import PASSING, TRACKING_ERROR, SafetyMargins, smallest_margin
+from marlgpt_policy.motion.safety_margins import PASSING, TRACKING_ERROR, SafetyMargins, smallest_margin
 
 RADII, ERRORS = st.floats(0.05, 1.0), st.floats(0.0, 0.1)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from marlgpt_policy.clear_way import free_ahead
+from marlgpt_policy.motion.clear_way import free_ahead
 from marlgpt_policy.robots.robot_state import Robots
 
 

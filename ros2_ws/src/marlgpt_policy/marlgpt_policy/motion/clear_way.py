@@ -92,7 +92,7 @@ def free_ahead(positions, ends, active, places, owners, reach):
 
 @numba.njit(cache=True)
 def coupling_limits(pairs, cells, targets, next_targets, docked, positions, centres, body, tolerance):
-    """How far robots may drive along their edges: see :meth:`marlgpt_policy.edges.Edges.limits`.
+    """How far robots may drive along their edges: see :meth:`marlgpt_policy.motion.edge_coupling.Edges.limits`.
 
     Args:
         pairs: int64[k, 4] (robot, other, row, column): on that cell, a claim of the robot comes after one of the other.
