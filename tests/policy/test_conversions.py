@@ -19,7 +19,8 @@ pytest.importorskip("rclpy")
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from geometry_msgs.msg import Pose  # noqa: E402
 from marlgpt_msgs.msg import FleetState, Heartbeat, RobotDecision, RobotState  # noqa: E402
-from marlgpt_policy import fleet_messages, remedies  # noqa: E402
+from marlgpt_policy import fleet_messages
+from marlgpt_policy.deadlock import remedies
 from marlgpt_policy.fleet import Status  # noqa: E402
 from marlgpt_policy.nodes import conversions, intake  # noqa: E402
 from marlgpt_policy.nodes.health import Health  # noqa: E402

@@ -42,7 +42,7 @@ def kernels():
 @pytest.mark.parametrize("drive", [Drive.DIFFERENTIAL, Drive.HOLONOMIC])
 def test_nothing_is_compiled_while_a_crowd_drives(kernels, monkeypatch, execution, drive):
     """Goals, starts off the grid, stops, lost poses, right of way, joint plans, LaCAM, detours, another map."""
-    from marlgpt_policy import joint_plan
+    from marlgpt_policy.deadlock import rolling_horizon_plan as joint_plan
 
     kernels.news()
     solved = []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from marlgpt_policy.deadlock.remedies import Detours
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.registry import frame_encoder
 from marlgpt_policy.encoders.token_layout import HISTORY, LayoutError
 from marlgpt_policy.grid.cost_to_go import CostToGo
-from marlgpt_policy.remedies import Detours
 
 from marlgpt_training.fleet_episode import FleetEpisode
 from marlgpt_training.frame_episode import FrameEpisode

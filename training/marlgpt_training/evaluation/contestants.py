@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+from marlgpt_policy.deadlock.stagnation import Patience
 from marlgpt_policy.encoders import pogema as encoder
 from marlgpt_policy.encoders.token_layout import HISTORY, POGEMA_LAYOUT
 from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.mapf.joint_search import PLANNED, Rescue
 from marlgpt_policy.mapf.pibt_shield import shielded
-from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, choose
 
 from marlgpt_training.collect import SHARP
@@ -42,7 +42,7 @@ class Contestant:
         shield: Joint actions go through the conflict shield.
         sample: Moves are drawn from the policy's distribution, else the most likely one is taken.
         temperature: Of the distribution that is drawn from. With the shield it rises to 1 for agents that get no
-            nearer to their goals, as on robots (``marlgpt_policy.patience``).
+            nearer to their goals, as on robots (``marlgpt_policy.deadlock.stagnation``).
     """
 
     name: str

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from marlgpt_policy.deadlock.stagnation import Patience
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import HISTORY, WINDOW_RADIUS
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.mapf.pibt_shield import rank_moves
-from marlgpt_policy.patience import Patience
 from marlgpt_policy.peer_state import Cell
 from marlgpt_policy.peers import Known, Peers
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, choose
@@ -34,7 +34,7 @@ class Choice:
     def __init__(
         self, peers: Peers, grid: NavGrid, policy: OnnxPolicy, costs: CostToGo, temperature: float, seed: int
     ) -> None:
-        """Decide on ``grid`` with ``policy``, sampling at ``temperature`` (see ``patience.py``)."""
+        """Decide on ``grid`` with ``policy``, sampling at ``temperature`` (see ``deadlock/stagnation.py``)."""
         self.peers, self.grid, self.policy, self.costs = peers, grid, policy, costs
         self.temperature = temperature
         self.random = np.random.default_rng(seed)

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from marlgpt_policy.deadlock.remedies import NONE, Detours, rungs, shortest
+from marlgpt_policy.deadlock.right_of_way import RightOfWay
+from marlgpt_policy.deadlock.rolling_horizon_plan import compile_plans
+from marlgpt_policy.deadlock.stagnation import Patience
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_policy.joint_plan import compile_plans
 from marlgpt_policy.mapf.joint_search import PLANNED
 from marlgpt_policy.mapf.pibt_shield import move_worth, rank_moves, resolve
 from marlgpt_policy.motion.reservations import Reservations
-from marlgpt_policy.patience import Patience
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyOutput, choose
-from marlgpt_policy.remedies import NONE, Detours, rungs, shortest
-from marlgpt_policy.right_of_way import RightOfWay
 from marlgpt_policy.robots.robot_state import Robots
 
 PACE = 2.0
@@ -41,7 +41,7 @@ class Decision:
         probabilities: float32[n, 5] of the policy.
         value: float32[n] the critic's value of the executed move.
         held: bool[n] took no part (on its way, stale, stopped, lost).
-        remedy: int8[n] what was done against getting stuck, see ``remedies.py``.
+        remedy: int8[n] what was done against getting stuck, see ``deadlock/remedies.py``.
         present: bool[n] robots that the others' observations showed.
         history: int8[n, 5] moves before this decision, newest first, -1 for none.
         mask: bool[n, 5] moves that the policy might choose; none for those held.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from marlgpt_policy.deadlock.remedies import OBSTACLE_AFTER
 from marlgpt_policy.deciding import Decider, Decision
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.fleet_config import FleetConfig, GoalError
@@ -31,7 +32,6 @@ from marlgpt_policy.motion.safety_margins import SafetyMargins
 from marlgpt_policy.motion.tracker import APPROACH_PERIODS, CREEP, track
 from marlgpt_policy.motion.velocity_limiter import limit
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
-from marlgpt_policy.remedies import OBSTACLE_AFTER
 from marlgpt_policy.robots.robot_state import NO_CELL, RobotConfig, Status
 
 __all__ = ["Decision", "Fleet", "FleetConfig", "GoalError", "RobotConfig", "Status", "Tick"]
@@ -127,7 +127,7 @@ class Fleet(FleetStatus):
 
     @property
     def remedies(self) -> dict[str, int]:
-        """How often each remedy against getting stuck was used (``remedies.py``)."""
+        """How often each remedy against getting stuck was used (``deadlock/remedies.py``)."""
         counts = dict.fromkeys(("plans", "plan", "sampling", "firsts", "pibt", "made_way"), 0)
         counts |= self.decider.remedies
         way = self.decider.right_of_way

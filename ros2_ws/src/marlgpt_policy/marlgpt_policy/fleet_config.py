@@ -40,7 +40,7 @@ class FleetConfig:
         pose_error: Bound in m on the error of each robot's poses; cells that leave too little for it are refused
             (``motion/safety_margins.py``). None: what fits into half of the room that the cells leave.
         temperature: Of sampling from the policy; 0 takes the most probable move. Above 0, it rises to 1 for robots
-            that get no nearer to their goals (see ``remedies.py``).
+            that get no nearer to their goals (see ``deadlock/remedies.py``).
         seed: Of sampling and of tie-breaking.
         jump_distance: A pose this many m (or twice as many rad) off what the robot's commands explain is not
             believed: the robot stops.

@@ -5,7 +5,7 @@ of them must first drive away from its goal, and step by step that never looks r
 nearer to its goal for long, a LaCAM search (``mapf/lacam.py``) plans all robots around it to their goals, and they
 propose the plan's moves until the robot gets on. A plan is made of proposals like the policy's: the shield decides.
 
-This is for agents that step together, as in evaluation on grids; robots on their own clocks have ``joint_plan.py``.
+This is for agents that step together, as in evaluation on grids; robots on their own clocks have ``deadlock/rolling_horizon_plan.py``.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Rescue:
             cells: int[m, 2] where they are or will be, all different.
             goals: int[m, 2] their goals.
             fields: int32[m, R, C] cost-to-go towards their goals.
-            idle: float[m] decisions since they were last nearer to their goal than ever (``patience.py``).
+            idle: float[m] decisions since they were last nearer to their goal than ever (``deadlock/stagnation.py``).
             closed: bool[R, C] cells that none of them may enter.
 
         Returns:

@@ -6,9 +6,9 @@ Waiting is counted in steps without progress; a step is half the time that a rob
 | rung | from | what is done |
 |---|---|---|
 | right of way | 24 steps | the robot goes first until it is at its goal; of several the one that has it for longest |
-| plan | at once | it takes its shortest way and others plan around it, again every few seconds (``joint_plan.py``) |
+| plan | at once | it takes its shortest way and others plan around it, again every few seconds (``deadlock/rolling_horizon_plan.py``) |
 | PIBT | without a plan | it takes the shortest way and is served before all |
-| sampling | 40 steps | others sample their moves, more and more as the policy was trained (``patience.py``) |
+| sampling | 40 steps | others sample their moves, more and more as the policy was trained (``deadlock/stagnation.py``) |
 
 Where there is no plan, the next 8 cells of a robot that goes first are kept clear: others there leave or drive on ahead
 of it, and nobody enters. That rung is what PIBT proves: on a grid where every cell lies on a cycle the robot served
@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from marlgpt_policy.deadlock.stagnation import PATIENCE
 from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
-from marlgpt_policy.patience import PATIENCE
 
 NONE, SAMPLING, PIBT, PLAN = range(4)
 """Values of ``marlgpt_msgs/RobotDecision.remedy``."""

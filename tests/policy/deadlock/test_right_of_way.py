@@ -4,11 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from marlgpt_policy.grid.cost_to_go import CostToGo
-from marlgpt_policy.mapf.joint_search import PLANNED
-from marlgpt_policy.patience import Patience
-from marlgpt_policy.remedies import Detours
-from marlgpt_policy.right_of_way import (
+from marlgpt_policy.deadlock.remedies import Detours
+from marlgpt_policy.deadlock.right_of_way import (
     FIRST_AFTER,
     IN_VAIN,
     LONGEST_FIRST,
@@ -16,6 +13,9 @@ from marlgpt_policy.right_of_way import (
     WAY,
     RightOfWay,
 )
+from marlgpt_policy.deadlock.stagnation import Patience
+from marlgpt_policy.grid.cost_to_go import CostToGo
+from marlgpt_policy.mapf.joint_search import PLANNED
 from test_rescue import grid
 
 

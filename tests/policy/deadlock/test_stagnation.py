@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from marlgpt_policy.patience import PATIENCE, RISE, Patience
+from marlgpt_policy.deadlock.stagnation import PATIENCE, RISE, Patience
 
 ALL = np.arange(2)
 GOALS = np.array([(5, 5), (7, 7)])

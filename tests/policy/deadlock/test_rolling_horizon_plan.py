@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marlgpt_policy.deadlock.rolling_horizon_plan import (
+    MOST,
+    NEAR,
+    PAUSE,
+    RENEW,
+    JointPlans,
+    advance,
+    compile_plans,
+)
 from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, CostToGo
-from marlgpt_policy.joint_plan import MOST, NEAR, PAUSE, RENEW, JointPlans, advance, compile_plans
 from marlgpt_policy.mapf.prioritised_planning import HORIZON, _all
 from test_rescue import DEAD_END, MOUTH, grid
 from test_space_time import planned, random_world
