@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from common import MODELS, finish, progress
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.fleet import FleetConfig
+from marlgpt_policy.fleet.fleet import FleetConfig
 from marlgpt_policy.motion.tracker import MotionLimits
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_sim.closed_loop import ClosedLoop

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.fleet import Fleet, FleetConfig, RobotConfig
+from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, RobotConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
@@ -21,12 +21,12 @@ from geometry_msgs.msg import Pose  # noqa: E402
 from marlgpt_msgs.msg import FleetState, Heartbeat, RobotDecision, RobotState  # noqa: E402
 from marlgpt_policy import fleet_messages
 from marlgpt_policy.deadlock import remedies
-from marlgpt_policy.fleet import Status  # noqa: E402
+from marlgpt_policy.fleet.fleet import Status  # noqa: E402
+from marlgpt_policy.fleet.rival_nodes import Claim, Phase  # noqa: E402
 from marlgpt_policy.nodes import conversions, intake  # noqa: E402
 from marlgpt_policy.nodes.health import Health  # noqa: E402
 from marlgpt_policy.nodes.journal import EVERY, Journal, short  # noqa: E402
 from marlgpt_policy.nodes.markers import NAMESPACES, markers  # noqa: E402
-from marlgpt_policy.rivals import Claim, Phase  # noqa: E402
 from nav_msgs.msg import OccupancyGrid  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402

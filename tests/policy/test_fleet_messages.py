@@ -18,8 +18,8 @@ from marlgpt_msgs.msg import (  # noqa: E402
     RobotState,
 )
 from marlgpt_policy import fleet_messages  # noqa: E402
+from marlgpt_policy.fleet.rival_nodes import Claim, Phase  # noqa: E402
 from marlgpt_policy.nodes.conversions import decision_message, grid_hash, move_bits, pose_message  # noqa: E402
-from marlgpt_policy.rivals import Claim, Phase  # noqa: E402
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st  # noqa: E402
 from marlgpt_msgs.action import Navigate  # noqa: E402
 from marlgpt_msgs.msg import Heartbeat, PeerState  # noqa: E402
 from marlgpt_msgs.srv import GetGrid, LoadPolicy, RobotCommand  # noqa: E402
-from marlgpt_policy.fleet import Status  # noqa: E402
+from marlgpt_policy.fleet.fleet import Status  # noqa: E402
 from marlgpt_policy.nodes import presence  # noqa: E402
 from marlgpt_policy.nodes.fleet_node import FleetNode  # noqa: E402
 from marlgpt_policy.nodes.robot_node import RobotNode  # noqa: E402

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.fleet import GoalError, RobotConfig, Status
+from marlgpt_policy.fleet.fleet import GoalError, RobotConfig, Status
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap

@@ -116,7 +116,7 @@ def test_a_fleet_that_forgets_goals_fails():
 
 
 def test_a_fleet_that_only_says_that_it_reached_goals_fails(monkeypatch):
-    from marlgpt_policy.fleet import Fleet
+    from marlgpt_policy.fleet.fleet import Fleet
 
     original = Fleet.tick
 
@@ -133,7 +133,7 @@ def test_a_fleet_that_only_says_that_it_reached_goals_fails(monkeypatch):
 
 
 def test_a_fleet_that_goes_elsewhere_than_it_was_told_fails(monkeypatch):
-    from marlgpt_policy.fleet import Fleet
+    from marlgpt_policy.fleet.fleet import Fleet
 
     monkeypatch.setattr(
         Fleet, "set_goal", lambda self, robot, x, y: self.goals.__setitem__(robot, self.cells[robot])
@@ -142,7 +142,7 @@ def test_a_fleet_that_goes_elsewhere_than_it_was_told_fails(monkeypatch):
 
 
 def test_robots_that_never_move_starve(monkeypatch):
-    from marlgpt_policy.fleet import Fleet
+    from marlgpt_policy.fleet.fleet import Fleet
 
     original = Fleet.tick
 

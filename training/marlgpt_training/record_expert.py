@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from marlgpt_policy.deciding import Decider
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS
-from marlgpt_policy.fleet import Fleet, FleetConfig
+from marlgpt_policy.fleet.decider import Decider
+from marlgpt_policy.fleet.fleet import Fleet, FleetConfig
 from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, load_map_yaml

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
-from marlgpt_policy.fleet import FleetConfig
+from marlgpt_policy.fleet.fleet import FleetConfig
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
 from marlgpt_policy.motion.tracker import MotionLimits
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy

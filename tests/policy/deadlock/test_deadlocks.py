@@ -5,7 +5,7 @@ import pytest
 from fleet_sim import Stub, behind, hall, place
 from marlgpt_policy.deadlock import remedies
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.fleet import Status
+from marlgpt_policy.fleet.fleet import Status
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from places import ROOT
 

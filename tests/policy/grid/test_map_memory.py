@@ -13,7 +13,7 @@ import sys
 from types import SimpleNamespace as Thing
 import numpy as np
 from marlgpt_policy.grid.distance_field import DistanceField
-from marlgpt_policy.fleet import Fleet
+from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import from_occupancy_grid, load_map_yaml
 from marlgpt_policy.robots.robot_state import RobotConfig

@@ -6,7 +6,7 @@ import pytest
 from fleet_sim import Sim, Stub, arena, at_cells
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from marlgpt_policy.fleet import Fleet, FleetConfig, RobotConfig
+from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, RobotConfig
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.motion.safety_margins import PASSING, TRACKING_ERROR, SafetyMargins, smallest_margin
 

@@ -12,9 +12,9 @@ from collections.abc import Collection
 import numpy as np
 
 from marlgpt_policy.cdr import HEAD, LITTLE, Fields, layout, text
-from marlgpt_policy.deciding import Decision
-from marlgpt_policy.fleet import Fleet
-from marlgpt_policy.rivals import Claim
+from marlgpt_policy.fleet.decider import Decision
+from marlgpt_policy.fleet.fleet import Fleet
+from marlgpt_policy.fleet.rival_nodes import Claim
 
 NO_MOVE = 5
 """History entry of a step that has not happened, in messages."""

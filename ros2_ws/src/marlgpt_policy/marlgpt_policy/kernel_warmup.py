@@ -22,7 +22,7 @@ from numba.core.dispatcher import Dispatcher
 import marlgpt_policy
 from marlgpt_policy.deadlock.remedies import OBSTACLE_AFTER
 from marlgpt_policy.deadlock.right_of_way import FIRST_AFTER
-from marlgpt_policy.fleet import Fleet, FleetConfig, RobotConfig
+from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, RobotConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap

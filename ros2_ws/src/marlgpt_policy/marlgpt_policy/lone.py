@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from marlgpt_policy.choice import STAY, Choice
-from marlgpt_policy.fleet import GoalError, RobotConfig, Status
-from marlgpt_policy.fleet_config import check_positive
+from marlgpt_policy.fleet.fleet import GoalError, RobotConfig, Status
+from marlgpt_policy.fleet.fleet_config import check_positive
 from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, CostToGo
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from marlgpt_policy.fleet import Fleet, FleetConfig, RobotConfig, Tick
+from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, RobotConfig, Tick
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap

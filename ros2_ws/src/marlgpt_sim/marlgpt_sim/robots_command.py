@@ -11,7 +11,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-from marlgpt_policy.fleet import Fleet, Status
+from marlgpt_policy.fleet.fleet import Fleet, Status
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.grid_picture import draw_grid
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid

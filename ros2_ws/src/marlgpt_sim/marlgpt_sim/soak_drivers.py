@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.fleet import Fleet, FleetConfig, GoalError, RobotConfig
+from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, GoalError, RobotConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.lone import Lone, LoneConfig

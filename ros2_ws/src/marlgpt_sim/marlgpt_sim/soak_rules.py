@@ -6,7 +6,7 @@ A rule that others cover for is broken long before two robots touch: its breach 
 from __future__ import annotations
 
 import numpy as np
-from marlgpt_policy.fleet import Fleet
+from marlgpt_policy.fleet.fleet import Fleet
 
 TRACKING = 0.01
 """m of the reserve that is not for pose errors (docs/motion.md)."""

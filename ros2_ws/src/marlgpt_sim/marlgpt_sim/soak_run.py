@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.fleet import RobotConfig
+from marlgpt_policy.fleet.fleet import RobotConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.motion.tracker import Drive, MotionLimits

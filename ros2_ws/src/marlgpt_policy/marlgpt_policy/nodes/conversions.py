@@ -1,4 +1,4 @@
-"""Between ROS messages and the arrays of :mod:`marlgpt_policy.fleet`."""
+"""Between ROS messages and the arrays of :mod:`marlgpt_policy.fleet.fleet`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from marlgpt_msgs.srv import GetGrid
 from rclpy.serialization import deserialize_message
 from std_msgs.msg import Header
 
-from marlgpt_policy.fleet import Decision, Fleet
+from marlgpt_policy.fleet.fleet import Decision, Fleet
 from marlgpt_policy.fleet_messages import decision_bytes
 from marlgpt_policy.grid.geometry import quaternion_of
 from marlgpt_policy.grid.nav_grid import NavGrid

@@ -1,4 +1,4 @@
-"""The lifecycle node that drives a fleet: messages in and out around :class:`marlgpt_policy.fleet.Fleet`."""
+"""The lifecycle node that drives a fleet: messages in and out around :class:`marlgpt_policy.fleet.fleet.Fleet`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from std_msgs.msg import Bool, Header
 from visualization_msgs.msg import MarkerArray
 
 from marlgpt_policy import fleet_messages
-from marlgpt_policy.fleet import Fleet, GoalError
+from marlgpt_policy.fleet.fleet import Fleet, GoalError
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import from_occupancy_grid

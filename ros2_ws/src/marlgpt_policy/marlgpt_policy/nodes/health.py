@@ -9,7 +9,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
-from marlgpt_policy.fleet import Fleet, Status
+from marlgpt_policy.fleet.fleet import Fleet, Status
 from marlgpt_policy.nodes.journal import Journal, short
 
 WINDOW = 512

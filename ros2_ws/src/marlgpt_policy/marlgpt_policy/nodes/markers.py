@@ -7,7 +7,7 @@ from geometry_msgs.msg import Point
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from marlgpt_policy.fleet import Fleet, Status
+from marlgpt_policy.fleet.fleet import Fleet, Status
 
 NAMESPACES = ("reserved", "moves", "goals", "vetoes", "robots", "stopped", "lost")
 """Of the markers; each can be switched off in RViz."""

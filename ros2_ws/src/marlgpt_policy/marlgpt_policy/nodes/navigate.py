@@ -12,7 +12,7 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
 
-from marlgpt_policy.fleet import Fleet, GoalError
+from marlgpt_policy.fleet.fleet import Fleet, GoalError
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE
 from marlgpt_policy.nodes.desk import Desk
 from marlgpt_policy.nodes.intake import check_frame, position

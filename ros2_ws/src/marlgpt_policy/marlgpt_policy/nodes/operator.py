@@ -12,7 +12,7 @@ from rclpy.task import Future
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
-from marlgpt_policy.fleet import Fleet
+from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.nodes import policies
 from marlgpt_policy.nodes.journal import short
 from marlgpt_policy.nodes.parameters import LONGEST_NAME, check_names

@@ -11,10 +11,10 @@ from marlgpt_msgs.msg import Heartbeat
 from rclpy.serialization import deserialize_message
 
 from marlgpt_policy import fleet_messages
+from marlgpt_policy.fleet.rival_nodes import Claim, Phase, Rivals
 from marlgpt_policy.nodes.health import listed
 from marlgpt_policy.nodes.journal import short
 from marlgpt_policy.nodes.qos import RELIABLE
-from marlgpt_policy.rivals import Claim, Phase, Rivals
 
 if TYPE_CHECKING:
     from marlgpt_policy.nodes.fleet_node import FleetNode

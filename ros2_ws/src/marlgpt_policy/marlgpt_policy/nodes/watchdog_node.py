@@ -2,7 +2,7 @@
 
 Hears ``fleet/heartbeat``, the robots' commands, and the emergency stops ``fleet/emergency_stop`` and
 ``<robot>/emergency_stop`` (Bool, true stops); sends zero velocity to the robots and reports on ``/diagnostics``. Its
-rules are those of :mod:`marlgpt_policy.watchdog`; its clock is the wall's, also where ``use_sim_time`` is set. Then the
+rules are those of :mod:`marlgpt_policy.fleet.watchdog`; its clock is the wall's, also where ``use_sim_time`` is set. Then the
 simulated time serves to tell a paused simulation from a dead fleet node, in words: the zeros go out in either case.
 """
 
@@ -26,12 +26,12 @@ from rclpy.time import Time
 from std_msgs.msg import Bool
 
 from marlgpt_policy.cdr import is_marked
+from marlgpt_policy.fleet.watchdog import Watchdog
 from marlgpt_policy.nodes.health import listed
 from marlgpt_policy.nodes.journal import short
 from marlgpt_policy.nodes.parameters import STRINGS, Spec, check_names, declare, robots_of
 from marlgpt_policy.nodes.qos import BEST_EFFORT, RELIABLE
 from marlgpt_policy.nodes.wheels import Wheels
-from marlgpt_policy.watchdog import Watchdog
 
 PARAMETERS: dict[str, Spec] = {
     "robots_file": Spec("", "YAML file that describes each robot, instead of robots and stamped_cmd_vel."),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from marlgpt_policy.fleet_config import FleetConfig
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.robots.robot_state import Robots, Status
 
 
 class FleetStatus(Robots):
-    """The part of :class:`marlgpt_policy.fleet.Fleet` that says what robots do and why they stand.
+    """The part of :class:`marlgpt_policy.fleet.fleet.Fleet` that says what robots do and why they stand.
 
     Attributes:
         config: Timing.

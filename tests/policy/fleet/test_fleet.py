@@ -5,7 +5,7 @@ import pytest
 from fleet_sim import PERIOD, RADIUS, Sim, Stub, arena, at_cells, hall
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.fleet import Fleet, FleetConfig, GoalError, RobotConfig, Status
+from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, GoalError, RobotConfig, Status
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_policy.motion.tracker import Drive

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from marlgpt_policy.deadlock.remedies import OBSTACLE_AFTER
-from marlgpt_policy.deciding import Decider, Decision
 from marlgpt_policy.encoders import pogema
-from marlgpt_policy.fleet_config import FleetConfig, GoalError
-from marlgpt_policy.fleet_status import FleetStatus
+from marlgpt_policy.fleet.decider import Decider, Decision
+from marlgpt_policy.fleet.fleet_config import FleetConfig, GoalError
+from marlgpt_policy.fleet.fleet_status import FleetStatus
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid

@@ -5,7 +5,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.rivals import REMEMBERED, Claim, Phase, Rivals
+from marlgpt_policy.fleet.rival_nodes import REMEMBERED, Claim, Phase, Rivals
 
 SILENCE, LISTEN = 0.5, 0.3
 MINE = frozenset("ab")

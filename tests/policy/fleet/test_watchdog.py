@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from marlgpt_policy.watchdog import REPEAT_AFTER, Watchdog
+from marlgpt_policy.fleet.watchdog import REPEAT_AFTER, Watchdog
 
 TIMEOUT = 0.5
 
