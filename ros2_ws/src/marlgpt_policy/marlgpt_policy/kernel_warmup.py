@@ -22,13 +22,13 @@ from numba.core.dispatcher import Dispatcher
 import marlgpt_policy
 from marlgpt_policy.deadlock.remedies import OBSTACLE_AFTER
 from marlgpt_policy.deadlock.right_of_way import FIRST_AFTER
+from marlgpt_policy.decentralised.peer_state import Rules
+from marlgpt_policy.decentralised.robot_controller import Lone, LoneConfig
 from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, RobotConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_policy.lone import Lone, LoneConfig
 from marlgpt_policy.motion.tracker import Drive, MotionLimits
-from marlgpt_policy.peer_state import Rules
 from marlgpt_policy.policy.stand_in import shortest_ways
 
 RADIUS, RESOLUTION, PERIOD = 0.22, 0.05, 0.05

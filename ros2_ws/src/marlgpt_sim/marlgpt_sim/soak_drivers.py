@@ -11,12 +11,12 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from marlgpt_policy.decentralised.peer_state import Rules, State
+from marlgpt_policy.decentralised.robot_controller import Lone, LoneConfig
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, GoalError, RobotConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_policy.lone import Lone, LoneConfig
-from marlgpt_policy.peer_state import Rules, State
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyOutput
 
 from marlgpt_sim.faults import Delivery

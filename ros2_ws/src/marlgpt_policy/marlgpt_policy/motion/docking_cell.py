@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from marlgpt_policy.decentralised.peer_state import Cell
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_policy.peer_state import Cell
 
 RESERVE = 0.03
 """Metres between the discs of two robots, beyond touching, that are left where one stands off a cell's centre."""

@@ -1,4 +1,4 @@
-"""Between ``marlgpt_msgs/PeerState`` and :class:`marlgpt_policy.peer_state.State`."""
+"""Between ``marlgpt_msgs/PeerState`` and :class:`marlgpt_policy.decentralised.peer_state.State`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from marlgpt_msgs.msg import PeerState
 from rclpy.time import Time
 from std_msgs.msg import Header
 
+from marlgpt_policy.decentralised.peer_state import Shown, State
 from marlgpt_policy.fleet_messages import NO_MOVE
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.nodes import conversions, intake
-from marlgpt_policy.peer_state import Shown, State
 
 MOST_CELLS = 64
 """Cells that one robot may say it holds; it needs fewer than thirty to join."""

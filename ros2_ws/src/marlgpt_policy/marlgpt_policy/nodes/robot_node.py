@@ -1,4 +1,4 @@
-"""The node of one robot of a decentralised fleet: messages in and out around :class:`marlgpt_policy.lone.Lone`.
+"""The node of one robot of a decentralised fleet: messages in and out around :class:`marlgpt_policy.decentralised.robot_controller.Lone`.
 
 Names are relative: ``map``, ``fleet/peers``, ``fleet/emergency_stop`` and ``<name>/...`` for the robot's own topics.
 """
@@ -25,11 +25,12 @@ from rclpy.time import Time
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
+from marlgpt_policy.decentralised.peer_state import Rules, State
+from marlgpt_policy.decentralised.robot_controller import Lone, LoneConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import from_occupancy_grid
 from marlgpt_policy.kernel_warmup import Kernels
-from marlgpt_policy.lone import Lone, LoneConfig
 from marlgpt_policy.nodes import conversions, intake, parameters, policies
 from marlgpt_policy.nodes.journal import short
 from marlgpt_policy.nodes.parameters import LONGEST_NAME, Spec
@@ -37,7 +38,6 @@ from marlgpt_policy.nodes.peer_messages import cells_around, read_state, write_s
 from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf
 from marlgpt_policy.nodes.qos import LATCHED, RELIABLE
 from marlgpt_policy.nodes.wheels import Wheels
-from marlgpt_policy.peer_state import Rules, State
 from marlgpt_policy.policy.onnx_policy import PolicyError
 from marlgpt_policy.policy.policy_swap import PolicySwap
 from marlgpt_policy.policy.probes import sample

@@ -1,7 +1,7 @@
 """One robot of a decentralised fleet without ROS: poses, goals and other robots' states in, commands and states out.
 
 The robot runs the same encoder, policy and motion as the fleet node does, but only for itself, and takes its cells by
-the protocol of :mod:`marlgpt_policy.peers`. It stands, and drives along edges, only in cells that it holds.
+the protocol of :mod:`marlgpt_policy.decentralised.cell_protocol`. It stands, and drives along edges, only in cells that it holds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marlgpt_policy.choice import STAY, Choice
+from marlgpt_policy.decentralised.cell_protocol import Peers
+from marlgpt_policy.decentralised.move_choice import STAY, Choice
+from marlgpt_policy.decentralised.peer_state import Cell, Rules, Shown, State
 from marlgpt_policy.fleet.fleet import GoalError, RobotConfig, Status
 from marlgpt_policy.fleet.fleet_config import check_positive
 from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, CostToGo
@@ -23,8 +25,6 @@ from marlgpt_policy.motion.docking import DOCKING_SPEED, astray
 from marlgpt_policy.motion.docking_cell import RESERVE, distance_to_segment, docking_cell, touched
 from marlgpt_policy.motion.safety_margins import TRACKING_ERROR
 from marlgpt_policy.motion.tracker import track
-from marlgpt_policy.peer_state import Cell, Rules, Shown, State
-from marlgpt_policy.peers import Peers
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 
 STILL_TIME, STILL_WITHIN = 0.5, 0.02

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.peer_state import Rules
-from marlgpt_policy.peers import Peers
+from marlgpt_policy.decentralised.cell_protocol import Peers
+from marlgpt_policy.decentralised.peer_state import Rules
 
 STEP = 0.05  # s of true time between two turns of every robot
 
