@@ -34,7 +34,7 @@ from marlgpt_policy.fleet.fleet import Fleet, GoalError
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import from_occupancy_grid
-from marlgpt_policy.kernel_warmup import Kernels
+from marlgpt_policy.kernels.kernel_warmup import Kernels
 from marlgpt_policy.nodes import conversions, intake, parameters, policies
 from marlgpt_policy.nodes.desk import Desk
 from marlgpt_policy.nodes.health import Health

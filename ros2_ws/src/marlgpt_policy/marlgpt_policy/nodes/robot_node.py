@@ -30,7 +30,7 @@ from marlgpt_policy.decentralised.robot_controller import Lone, LoneConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import from_occupancy_grid
-from marlgpt_policy.kernel_warmup import Kernels
+from marlgpt_policy.kernels.kernel_warmup import Kernels
 from marlgpt_policy.nodes import conversions, intake, parameters, policies
 from marlgpt_policy.nodes.journal import short
 from marlgpt_policy.nodes.parameters import LONGEST_NAME, Spec

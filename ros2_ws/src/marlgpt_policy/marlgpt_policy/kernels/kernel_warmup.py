@@ -5,7 +5,7 @@ where it is found in the cache of an earlier start. So a few robots of this proc
 on a small map through everything that a fleet meets: they dock, couple, get stuck, plan together, are pushed away,
 stop, and drive without a central node. Whoever adds a kernel need not add it here: what robots call is called.
 
-``python -m marlgpt_policy.kernel_warmup`` fills the cache, for the image of a container.
+``python -m marlgpt_policy.kernels.kernel_warmup`` fills the cache, for the image of a container.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from pathlib import Path
 import fleet_sim  # noqa: E402
 import numpy as np
 import pytest
-from marlgpt_policy import kernel_cache
 from marlgpt_policy.grid.cost_to_go import cost_to_go
-from marlgpt_policy.kernel_warmup import Kernels, dispatchers
+from marlgpt_policy.kernels import kernel_cache
+from marlgpt_policy.kernels.kernel_warmup import Kernels, dispatchers
 from marlgpt_policy.motion.tracker import Drive
 from marlgpt_policy.policy.probes import sample
 
@@ -192,5 +192,5 @@ def test_a_node_with_an_empty_cache_compiles_in_configure_and_never_again(tmp_pa
         name for name in dispatchers() if name.rsplit(".", 2)[-2] + "." + name.rsplit(".", 1)[-1] not in kept
     ]
     assert never == [], (
-        "kernels that no robot of kernel_warmup.py calls: have one of them meet what they are for"
+        "kernels that no robot of kernels/kernel_warmup.py calls: have one of them meet what they are for"
     )
