@@ -1,10 +1,11 @@
 """An exhaustive check of the motion rules: every interleaving of a few robots on a small grid, breadth first.
 
-The model knows claims, coupling, settling, turning back, giving back and docking, as ``motion/edge_coupling.py``, ``motion/reservations.py``
-and ``motion/docking.py`` have them; progress comes in steps. It has no clock: a robot may rest at any time for any time, which
-covers stalls, emergency stops, slow robots and those that are unfit for a while, and whatever the fleet does after a
-time (turning back) may happen at any time. It has no policy: a robot that is ready may take any move that the
-reservations allow, and robots on a cycle may rotate. So the model can do whatever the fleet can do, and more.
+The model knows claims, coupling, settling, turning back, giving back and docking, as ``motion/edge_coupling.py``,
+``motion/reservations.py`` and ``motion/docking.py`` have them; progress comes in steps. It has no clock: a robot may
+rest at any time for any time, which covers stalls, emergency stops, slow robots and those that are unfit for a while,
+and whatever the fleet does after a time (turning back) may happen at any time. It has no policy: a robot that is
+ready may take any move that the reservations allow, and robots on a cycle may rotate. So the model can do whatever
+the fleet can do, and more.
 
 After each motion the distance between disc centres is checked along the whole step, not only at its end.
 

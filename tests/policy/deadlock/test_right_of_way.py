@@ -16,7 +16,7 @@ from marlgpt_policy.deadlock.right_of_way import (
 from marlgpt_policy.deadlock.stagnation import Patience
 from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.mapf.joint_search import PLANNED
-from test_rescue import grid
+from stuck_worlds import grid
 
 
 class World:

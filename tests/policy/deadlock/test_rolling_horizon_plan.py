@@ -15,8 +15,7 @@ from marlgpt_policy.deadlock.rolling_horizon_plan import (
 )
 from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, CostToGo
 from marlgpt_policy.mapf.prioritised_planning import HORIZON, _all
-from test_rescue import DEAD_END, MOUTH, grid
-from test_space_time import planned, random_world
+from stuck_worlds import DEAD_END, MOUTH, grid, planned, random_world
 
 # Following a plan ---------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from marlgpt_policy.grid import distance_field as clearance_module
+from marlgpt_policy.grid import nav_grid as grid_module
 from marlgpt_policy.grid.geometry import rotate
 from marlgpt_policy.grid.grid_picture import draw_grid
 from marlgpt_policy.grid.nav_grid import (
@@ -19,8 +21,6 @@ from marlgpt_policy.grid.nav_grid import (
     lattice_clearance,
     smallest_cell_size,
 )
-from marlgpt_policy.grid.nav_grid import distance_field as clearance_module
-from marlgpt_policy.grid.nav_grid import nav_grid as grid_module
 from marlgpt_policy.grid.occupancy_map import MapError, OccupancyMap, load_map_yaml
 from PIL import Image
 from places import ROOT

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from marlgpt_policy.grid import occupancy_map as occupancy
 from marlgpt_policy.grid.geometry import quaternion_of
-from marlgpt_policy.grid.nav_grid import occupancy_map as occupancy
 from marlgpt_policy.grid.occupancy_map import (
     MapError,
     OccupancyMap,

@@ -10,7 +10,7 @@ from pathlib import Path
 import fleet_sim  # noqa: E402
 import numpy as np
 import pytest
-from marlgpt_policy.grid.cost_to_go import cost_to_go
+from marlgpt_policy.grid import cost_to_go
 from marlgpt_policy.kernels import kernel_cache
 from marlgpt_policy.kernels.kernel_warmup import Kernels, dispatchers
 from marlgpt_policy.motion.tracker import Drive

@@ -8,16 +8,7 @@ from marlgpt_policy.deadlock.rolling_horizon_plan import compile_plans
 from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, UNREACHABLE, CostToGo
 from marlgpt_policy.mapf.joint_search import AFTER, LONGEST, MOST, PAUSE, Rescue
 from marlgpt_policy.mapf.lacam import _search
-
-
-def grid(*lines):
-    """Edges bool[R, C, 5] of a map drawn with # for walls."""
-    free = np.array([[symbol != "#" for symbol in line] for line in lines])
-    moves = np.zeros((*free.shape, 5), dtype=bool)
-    padded = np.pad(free, 1)
-    for m, (dr, dc) in enumerate(MOVE_OFFSETS):
-        moves[..., m] = free & padded[1 + dr : 1 + dr + free.shape[0], 1 + dc : 1 + dc + free.shape[1]]
-    return moves
+from stuck_worlds import DEAD_END, MOUTH, grid
 
 
 class World:
@@ -46,8 +37,6 @@ class World:
 
 
 # The first robot's goal is the dead end behind the cell where the second one has its goal.
-DEAD_END = grid("....#", "....#", "#....", "....#")
-MOUTH = [(2, 2), (2, 3)], [(2, 4), (2, 3)]
 
 
 def test_a_robot_parked_at_the_mouth_of_a_dead_end_is_asked_out_and_goes_back():

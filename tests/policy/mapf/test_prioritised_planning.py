@@ -3,22 +3,10 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.grid.cost_to_go import UNREACHABLE
 from marlgpt_policy.mapf.lacam import neighbour_table
-from marlgpt_policy.mapf.prioritised_planning import HORIZON, connected, plan_window, way
-from test_rescue import DEAD_END, MOUTH, grid
-
-
-def flat(moves, cells):
-    return np.array(cells) @ (moves.shape[1], 1)
-
-
-def fields_of(moves, goals):
-    return CostToGo(moves).fields(np.array(goals)).reshape(len(goals), -1)
-
-
-def planned(moves, cells, goals, served=1, horizon=HORIZON):
-    return plan_window(flat(moves, cells), fields_of(moves, goals), neighbour_table(moves), served, horizon)
+from marlgpt_policy.mapf.prioritised_planning import connected, way
+from stuck_worlds import DEAD_END, MOUTH, fields_of, flat, grid, planned, random_world
 
 
 def check(path, moves, start):
@@ -30,17 +18,6 @@ def check(path, moves, start):
         assert all(v in near[u] for u, v in zip(before, after, strict=True))
         stays = {(u, v) for u, v in zip(before.tolist(), after.tolist(), strict=True) if u != v}
         assert not any((v, u) in stays for u, v in stays)
-
-
-def random_world(seed, n, share):
-    rng = np.random.default_rng(seed)
-    free = rng.random((8, 9)) >= share
-    free[0] = True
-    moves = grid(*("".join(".#"[not cell] for cell in row) for row in free))
-    costs = CostToGo(moves)
-    cells = np.argwhere(costs.field((0, 0)) < UNREACHABLE)
-    n = min(n, len(cells))
-    return rng, moves, rng.permutation(cells)[:n], rng.permutation(cells)[:n]
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from marlgpt_policy.fleet import fleet as fleet_module
 from marlgpt_policy.fleet.fleet import Fleet
-from marlgpt_policy.fleet.fleet import fleet as fleet_module
 from marlgpt_policy.motion.edge_coupling import Edges
 from marlgpt_policy.motion.reservations import Reservations
 

@@ -1,20 +1,21 @@
 """The ladder of remedies for robots that get no nearer to their goals, from the cheapest rung to the surest.
 
 Waiting is counted in steps without progress; a step is half the time that a robot takes for one cell: about 0.9 s at
-0.5 m/s.
+0.5 m/s (``stagnation.py``). Joint plans are in ``rolling_horizon_plan.py``.
 
 | rung | from | what is done |
 |---|---|---|
 | right of way | 24 steps | the robot goes first until it is at its goal; of several the one that has it for longest |
-| plan | at once | it takes its shortest way and others plan around it, again every few seconds (``deadlock/rolling_horizon_plan.py``) |
+| plan | at once | it takes its shortest way and others plan around it, again every few seconds |
 | PIBT | without a plan | it takes the shortest way and is served before all |
-| sampling | 40 steps | others sample their moves, more and more as the policy was trained (``deadlock/stagnation.py``) |
+| sampling | 40 steps | others sample their moves, more and more as the policy was trained |
 
-Where there is no plan, the next 8 cells of a robot that goes first are kept clear: others there leave or drive on ahead
-of it, and nobody enters. That rung is what PIBT proves: on a grid where every cell lies on a cycle the robot served
-first reaches its goal, since everybody in its way inherits its priority and leaves. Beside the ladder: robots on an
-edge that its leader does not free turn back (``motion/edge_coupling.py``), robots that keep another one from getting onto the grid
-make way for it (``motion/docking.py``), and the ways of all lead around robots that do not drive.
+Where there is no plan, the next 8 cells of a robot that goes first are kept clear: others there leave or drive on
+ahead of it, and nobody enters. That rung is what PIBT proves: on a grid where every cell lies on a cycle the robot
+served first reaches its goal, since everybody in its way inherits its priority and leaves. Beside the ladder: robots
+on an edge that its leader does not free turn back (``motion/edge_coupling.py``), robots that keep another one from
+getting onto the grid make way for it (``motion/docking.py``), and the ways of all lead around robots that do not
+drive.
 """
 
 from __future__ import annotations

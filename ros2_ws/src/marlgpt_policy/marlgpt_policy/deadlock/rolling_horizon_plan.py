@@ -1,8 +1,8 @@
 """Rolling-horizon joint plans: robots that have waited longest get through, and all near them plan around them.
 
-The robot that has waited longest is planned first and takes its shortest way, the next one plans around it, and so
-on (``mapf/prioritised_planning.py``). Where that does not find a way, LaCAM (``mapf/lacam.py``) searches. Plans are made anew every few
-seconds.
+The robot that has waited longest is planned first and takes its shortest way, the next one plans around it, and so on
+(``mapf/prioritised_planning.py``). Where that does not find a way, LaCAM (``mapf/lacam.py``) searches. Plans are made
+anew every few seconds.
 
 A plan is carried out by its order, not by its clock: a robot drives on as soon as all that pass its next cell before
 it have left that cell, so that nobody waits for the slowest. Its moves are proposals: the shield decides.

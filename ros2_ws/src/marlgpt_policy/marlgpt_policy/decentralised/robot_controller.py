@@ -1,7 +1,8 @@
 """One robot of a decentralised fleet without ROS: poses, goals and other robots' states in, commands and states out.
 
 The robot runs the same encoder, policy and motion as the fleet node does, but only for itself, and takes its cells by
-the protocol of :mod:`marlgpt_policy.decentralised.cell_protocol`. It stands, and drives along edges, only in cells that it holds.
+the protocol of :mod:`marlgpt_policy.decentralised.cell_protocol`. It stands, and drives along edges, only in cells
+that it holds.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Every control period :meth:`Fleet.tick` checks which robots are fit to drive, ends the edges of those that have
 arrived, decides for those that need a decision, and tracks each robot's edge. In asynchronous execution a robot
-decides as soon as it is about to arrive; in synchronous execution all robots decide together once all have arrived.
-A robot drives into a cell only while it holds its reservation, followers stay behind their leaders by measured
-progress (``motion/edge_coupling.py``), and a robot that is lost, stale or off the grid stands still while the others keep working
-around it.
+decides as soon as it is about to arrive; in synchronous execution all robots decide together once all have arrived. A
+robot drives into a cell only while it holds its reservation, followers stay behind their leaders by measured progress
+(``motion/edge_coupling.py``), and a robot that is lost, stale or off the grid stands still while the others keep
+working around it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ of them must first drive away from its goal, and step by step that never looks r
 nearer to its goal for long, a LaCAM search (``mapf/lacam.py``) plans all robots around it to their goals, and they
 propose the plan's moves until the robot gets on. A plan is made of proposals like the policy's: the shield decides.
 
-This is for agents that step together, as in evaluation on grids; robots on their own clocks have ``deadlock/rolling_horizon_plan.py``.
+This is for agents that step together, as in evaluation on grids; robots on their own clocks have
+``deadlock/rolling_horizon_plan.py``.
 """
 
 from __future__ import annotations

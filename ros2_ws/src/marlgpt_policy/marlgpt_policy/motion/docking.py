@@ -1,10 +1,11 @@
 """Robots off the grid: how they get onto it, and how the others keep clear of them meanwhile.
 
 A robot is off the grid before it takes part, after it was pushed off its way, and after a new map. Once it has surely
-come to rest it drives straight to the centre of a cell near it that nobody holds, if nobody is or will be too close to
-the way there, and slowly enough to stop for one that is set down or pushed there meanwhile (``motion/protective_stop.py``). If
-such a one stays, it chooses anew. Until it has arrived it keeps the cells it held before, nobody begins an edge that
-passes near it, and robots that are on such an edge wait, unless they are driving away from it.
+come to rest it drives straight to the centre of a cell near it that nobody holds, if nobody is or will be too close
+to the way there, and slowly enough to stop for one that is set down or pushed there meanwhile
+(``motion/protective_stop.py``). If such a one stays, it chooses anew. Until it has arrived it keeps the cells it held
+before, nobody begins an edge that passes near it, and robots that are on such an edge wait, unless they are driving
+away from it.
 """
 
 from __future__ import annotations

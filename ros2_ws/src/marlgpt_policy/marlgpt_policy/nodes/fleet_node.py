@@ -35,11 +35,10 @@ from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import from_occupancy_grid
 from marlgpt_policy.kernels.kernel_warmup import Kernels
-from marlgpt_policy.nodes import conversions, intake, parameters, policies
+from marlgpt_policy.nodes import conversions, intake, markers, parameters, policies
 from marlgpt_policy.nodes.desk import Desk
 from marlgpt_policy.nodes.health import Health
 from marlgpt_policy.nodes.journal import Journal, short
-from marlgpt_policy.nodes.markers import markers
 from marlgpt_policy.nodes.navigate import NavigateServer
 from marlgpt_policy.nodes.operator import Operator, Stops
 from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf

@@ -1,4 +1,4 @@
-"""The node of one robot of a decentralised fleet: messages in and out around :class:`marlgpt_policy.decentralised.robot_controller.Lone`.
+"""The node of one robot of a decentralised fleet: messages in and out around its ``RobotController``.
 
 Names are relative: ``map``, ``fleet/peers``, ``fleet/emergency_stop`` and ``<name>/...`` for the robot's own topics.
 """

@@ -2,8 +2,9 @@
 
 Hears ``fleet/heartbeat``, the robots' commands, and the emergency stops ``fleet/emergency_stop`` and
 ``<robot>/emergency_stop`` (Bool, true stops); sends zero velocity to the robots and reports on ``/diagnostics``. Its
-rules are those of :mod:`marlgpt_policy.fleet.watchdog`; its clock is the wall's, also where ``use_sim_time`` is set. Then the
-simulated time serves to tell a paused simulation from a dead fleet node, in words: the zeros go out in either case.
+rules are those of :mod:`marlgpt_policy.fleet.watchdog`; its clock is the wall's, also where ``use_sim_time`` is set.
+Then the simulated time serves to tell a paused simulation from a dead fleet node, in words: the zeros go out in
+either case.
 """
 
 from __future__ import annotations

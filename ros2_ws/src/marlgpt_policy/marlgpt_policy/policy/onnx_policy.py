@@ -53,8 +53,8 @@ class PolicyOutput:
 class OnnxPolicy:
     """A policy file, loaded and checked; one call decides for the whole fleet.
 
-    It runs in this process and is waited for as long as it takes; :class:`~marlgpt_policy.policy.policy_process.PolicyProcess`
-    is the same with deadlines.
+    It runs in this process and is waited for as long as it takes;
+    :class:`~marlgpt_policy.policy.policy_process.PolicyProcess` is the same with deadlines.
 
     Attributes:
         path: The file.

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from marlgpt_policy.motion.tracker import Drive, MotionLimits
+from marlgpt_policy.robots import yaml_io as robots_yaml
 from marlgpt_policy.robots.robot_entry import RobotEntry, RobotsFileError, check_fleet
-from marlgpt_policy.robots.robot_state import yaml_io as robots_yaml
 from marlgpt_policy.robots.robots_keys import (
     KEYS,
     LIMITS,
