@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from common import MODELS, finish, progress
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.fleet.fleet import FleetConfig
-from marlgpt_policy.motion.tracker import MotionLimits
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
+from marlgpt_policy.robots.robot_config import MotionLimits
 from marlgpt_sim.closed_loop import ClosedLoop
 from marlgpt_sim.warehouse import warehouse_map
 

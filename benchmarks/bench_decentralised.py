@@ -19,12 +19,13 @@ from common import MODELS, finish, progress
 from marlgpt_policy.decentralised.peer_state import Rules
 from marlgpt_policy.decentralised.robot_controller import Lone, LoneConfig
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, RobotConfig
+from marlgpt_policy.fleet.fleet import Fleet
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
-from marlgpt_policy.motion.tracker import MotionLimits
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
+from marlgpt_policy.robots.robot_config import MotionLimits, RobotConfig
 from marlgpt_sim.spawn import place_robots
 from marlgpt_sim.world import DIFFERENTIAL, FleetWorld
 

@@ -60,7 +60,7 @@ def feed(robots: int) -> int:
     from marlgpt_msgs.msg import FleetState, Grid, RobotState
     from marlgpt_policy.grid.nav_grid import build_grid
     from marlgpt_policy.grid.occupancy_map import load_map_yaml
-    from marlgpt_policy.nodes.conversions import grid_message, pose_message
+    from marlgpt_policy.nodes.messages.conversions import grid_message, pose_message
     from marlgpt_policy.nodes.qos import LATCHED, RELIABLE
     from marlgpt_sim.nodes.map_publisher import to_message
     from marlgpt_sim.spawn import place_fleet

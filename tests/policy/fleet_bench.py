@@ -300,3 +300,23 @@ def open_bench(tmp_path_factory, offset, policy, robots=("a", "b"), **parameters
         patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         domain = 1 + (os.getpid() + offset) % 100
         return Bench(tmp_path_factory.mktemp("bench"), domain, policy, list(robots), **parameters)
+
+
+class Pulse:
+    """The longest silence of the heartbeat while a block runs, s."""
+
+    def __init__(self, bench):
+        self.bench, self.longest, self._last, self._seen = bench, 0.0, None, 0
+
+    def __enter__(self):
+        self._last, self._seen = time.monotonic(), len(self.bench.heartbeats)
+        self._timer = self.bench.node.create_timer(0.005, self._look)
+        return self
+
+    def _look(self):
+        if len(self.bench.heartbeats) > self._seen:
+            self._last, self._seen = time.monotonic(), len(self.bench.heartbeats)
+        self.longest = max(self.longest, time.monotonic() - self._last)
+
+    def __exit__(self, *_):
+        self.bench.node.destroy_timer(self._timer)

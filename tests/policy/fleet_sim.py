@@ -2,12 +2,13 @@
 
 import numpy as np
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, RobotConfig
+from marlgpt_policy.fleet.fleet import Fleet
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_policy.motion.tracker import Drive, MotionLimits
 from marlgpt_policy.policy.onnx_policy import PolicyOutput
+from marlgpt_policy.robots.robot_config import Drive, MotionLimits, RobotConfig
 from marlgpt_sim.world import FleetWorld
 
 RADIUS = 0.22
@@ -151,3 +152,28 @@ def place(lines, *cells, **options):
     sim = Sim(map, at_cells(map, *cells), **options)
     assert (sim.grid.free == np.array([[c != "#" for c in line] for line in lines])).all()
     return sim
+
+
+class Right:
+    """A policy that moves right."""
+
+    provider, name, sha256, layout = "StubProvider", "right.onnx", "0" * 64, POGEMA_LAYOUT
+
+    def __call__(self, values, valid, action_mask):
+        logits = np.where(action_mask, np.eye(20, dtype=np.float32)[4] * 30, np.float32(-1e9))
+        return PolicyOutput(
+            logits, np.zeros_like(logits), np.tile(np.eye(5, dtype=np.float32)[4], (len(values), 1))
+        )
+
+
+def a_fleet(robots=3):
+    """Robots on row 0, 1, ... of a hall, docked, with goals at the right end."""
+    empty = np.zeros((2 * 14 + 11, 4 * 14 + 11), dtype=bool)
+    map = OccupancyMap(empty, empty, 0.05, (0.0, 0.0, 0.0))
+    grid = build_grid(map, 0.22)
+    bodies = [RobotConfig(f"r{i}") for i in range(robots)]
+    fleet = Fleet(grid, Right(), bodies, FleetConfig(temperature=0.0), DistanceField(map))
+    for i in range(robots):
+        fleet.update_pose(i, *grid.centre(np.array([i, 0])), 0.0, 10.0)
+        fleet.set_goal(i, *grid.centre(np.array([i, 4])))
+    return fleet

@@ -25,7 +25,7 @@ from marlgpt_msgs.msg import FleetDecision, FleetState, Grid, RobotState, SimSta
 from marlgpt_msgs.srv import GetGrid  # noqa: E402
 from marlgpt_policy.grid.nav_grid import build_grid  # noqa: E402
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, save_map_yaml  # noqa: E402
-from marlgpt_policy.nodes.conversions import grid_message, grid_response  # noqa: E402
+from marlgpt_policy.nodes.messages.conversions import grid_message, grid_response  # noqa: E402
 from marlgpt_sim.bag_recovery import recover  # noqa: E402
 from marlgpt_sim.bag_types import TopicSpec  # noqa: E402
 from marlgpt_sim.nodes.demo_monitor import Monitor  # noqa: E402

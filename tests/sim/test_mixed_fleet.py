@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.fleet.fleet import Fleet, FleetConfig
+from marlgpt_policy.fleet.fleet import Fleet
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap

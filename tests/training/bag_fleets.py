@@ -130,7 +130,7 @@ class Truth:
 
 def record_run(path: Path, loop: ClosedLoop, plan, seconds: float, decisions: bool = True) -> Truth:
     """Drive and record: map, grid, every robot's odometry and, unless left out, the decisions."""
-    from marlgpt_policy.nodes import conversions
+    from marlgpt_policy.nodes.messages import conversions
     from rclpy.serialization import serialize_message
     from rclpy.time import Time
     from std_msgs.msg import Header

@@ -13,7 +13,7 @@ from marlgpt_training.store import encode_shard, read_shard, write_shard
 pytest.importorskip("rclpy")
 
 from fleet_sim import Stub, place  # noqa: E402
-from marlgpt_policy.nodes import conversions  # noqa: E402
+from marlgpt_policy.nodes.messages import conversions
 from rclpy.serialization import serialize_message  # noqa: E402
 from rclpy.time import Time  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402

@@ -15,7 +15,7 @@ from fleet_sim import Stub, drawn  # noqa: E402
 from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
-from marlgpt_policy.fleet.fleet import FleetConfig
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_sim.closed_loop import ClosedLoop
 from marlgpt_sim.recorder import BagWriter
 from marlgpt_training import cli

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from bag_fleets import AnyBag, Messages, record_run, recovered_share, steps_of  # noqa: E402
 from fleet_sim import Stub, drawn  # noqa: E402
-from marlgpt_policy.fleet.fleet import FleetConfig
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import save_map_yaml
 from marlgpt_sim.closed_loop import ClosedLoop

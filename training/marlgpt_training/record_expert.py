@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS
 from marlgpt_policy.fleet.decider import Decider
-from marlgpt_policy.fleet.fleet import Fleet, FleetConfig
+from marlgpt_policy.fleet.fleet import Fleet
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, load_map_yaml
-from marlgpt_policy.motion.tracker import MotionLimits
 from marlgpt_policy.policy.onnx_policy import PolicyOutput
+from marlgpt_policy.robots.robot_config import MotionLimits
 from marlgpt_sim import two_halls
 from marlgpt_sim.bag_types import TopicSpec
 from marlgpt_sim.closed_loop import ClosedLoop

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from marlgpt_policy.deadlock.remedies import Detours
+from marlgpt_policy.deadlock.detours import Detours
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.registry import frame_encoder
 from marlgpt_policy.encoders.token_layout import HISTORY, LayoutError

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
-from marlgpt_policy.fleet.fleet import FleetConfig
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
-from marlgpt_policy.motion.tracker import MotionLimits
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
+from marlgpt_policy.robots.robot_config import MotionLimits
 from marlgpt_sim.closed_loop import ClosedLoop
 from marlgpt_sim.workers import worker_pool
 from tqdm import tqdm

@@ -5,8 +5,8 @@ import pytest
 from fleet_sim import Stub, behind, hall, place
 from marlgpt_policy.deadlock import remedies
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.fleet.fleet import Status
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
+from marlgpt_policy.robots.robot_config import Status
 from places import ROOT
 
 MODEL = ROOT / "ros2_ws/src/marlgpt_policy/models/pogema.onnx"

@@ -4,18 +4,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from marlgpt_policy.deadlock.remedies import Detours
+from marlgpt_policy.deadlock.detours import Detours
 from marlgpt_policy.deadlock.right_of_way import (
     FIRST_AFTER,
     IN_VAIN,
     LONGEST_FIRST,
     MOST_FIRST,
+    PLANNED,
     WAY,
     RightOfWay,
 )
 from marlgpt_policy.deadlock.stagnation import Patience
 from marlgpt_policy.grid.cost_to_go import CostToGo
-from marlgpt_policy.mapf.joint_search import PLANNED
 from stuck_worlds import grid
 
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.decentralised.peer_state import Rules, State
 from marlgpt_policy.decentralised.robot_controller import Lone, LoneConfig
-from marlgpt_policy.fleet.fleet import GoalError, RobotConfig, Status
 from marlgpt_policy.grid.distance_field import DistanceField
+from marlgpt_policy.grid.goal_cell import GoalError
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_policy.motion.tracker import Drive, MotionLimits
 from marlgpt_policy.policy.onnx_policy import PolicyError
+from marlgpt_policy.robots.robot_config import Drive, MotionLimits, RobotConfig, Status
 from marlgpt_sim.spawn import place_robots
 from marlgpt_sim.world import FleetWorld
 

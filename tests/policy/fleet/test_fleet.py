@@ -5,10 +5,12 @@ import pytest
 from fleet_sim import PERIOD, RADIUS, Sim, Stub, arena, at_cells, hall
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, GoalError, RobotConfig, Status
+from marlgpt_policy.fleet.fleet import Fleet
+from marlgpt_policy.fleet.fleet_config import FleetConfig
+from marlgpt_policy.grid.goal_cell import GoalError
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_policy.motion.tracker import Drive
+from marlgpt_policy.robots.robot_config import Drive, RobotConfig, Status
 from marlgpt_sim.spawn import place_robots
 from marlgpt_sim.world import FleetWorld
 

@@ -16,7 +16,7 @@ from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import from_occupancy_grid, load_map_yaml
-from marlgpt_policy.robots.robot_state import RobotConfig
+from marlgpt_policy.robots.robot_config import RobotConfig
 
 def megabytes(name):
     with open("/proc/self/status") as status:

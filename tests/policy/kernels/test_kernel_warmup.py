@@ -13,8 +13,8 @@ import pytest
 from marlgpt_policy.grid import cost_to_go
 from marlgpt_policy.kernels import kernel_cache
 from marlgpt_policy.kernels.kernel_warmup import Kernels, dispatchers
-from marlgpt_policy.motion.tracker import Drive
 from marlgpt_policy.policy.probes import sample
+from marlgpt_policy.robots.robot_config import Drive
 
 ROBOTS = [f"r{i:02d}" for i in range(16)]
 HALL = (5, 8)
@@ -149,10 +149,9 @@ def spacious_hall():
 
 def test_a_node_with_an_empty_cache_compiles_in_configure_and_never_again(tmp_path_factory, monkeypatch):
     pytest.importorskip("rclpy")
-    from fleet_bench import centre, open_bench, write_policy
+    from fleet_bench import Pulse, centre, open_bench, write_policy
     from lifecycle_msgs.msg import Transition
     from marlgpt_msgs.srv import GetGrid
-    from test_policy_deadlines import Pulse
 
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv(kernel_cache.VARIABLE, str(cache))

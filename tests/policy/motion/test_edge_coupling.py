@@ -9,7 +9,8 @@ from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.mapf.pibt_shield import resolve
 from marlgpt_policy.motion.edge_coupling import STALLED_AFTER, Edges
 from marlgpt_policy.motion.reservations import ReservationError, Reservations
-from marlgpt_policy.robots.robot_state import RobotConfig, Robots
+from marlgpt_policy.robots.robot_config import RobotConfig
+from marlgpt_policy.robots.robot_state import Robots
 
 BODY = 0.64  # of a cell: twice the radius and the reserve
 TOLERANCE = 1e-6

@@ -14,7 +14,8 @@ from marlgpt_policy.motion.clear_way import free_ahead
 from marlgpt_policy.motion.docking import Docking
 from marlgpt_policy.motion.edge_coupling import STALLED_AFTER, Edges
 from marlgpt_policy.motion.reservations import NOBODY, ReservationError, Reservations
-from marlgpt_policy.robots.robot_state import RobotConfig, Robots
+from marlgpt_policy.robots.robot_config import RobotConfig
+from marlgpt_policy.robots.robot_state import Robots
 from motion_model import (
     ADVANCE,
     BACK,

@@ -5,10 +5,9 @@ import pytest
 from fleet_sim import PERIOD, RADIUS, Sim, arena, at_cells, hall
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.fleet.fleet import Status
 from marlgpt_policy.motion.clear_way import APPROACH, free_ahead, until_near
 from marlgpt_policy.motion.docking import DOCKING_SPEED
-from marlgpt_policy.motion.tracker import Drive
+from marlgpt_policy.robots.robot_config import Drive, Status
 
 COORDINATE = st.floats(-3, 3)
 

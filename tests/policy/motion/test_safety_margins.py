@@ -6,9 +6,11 @@ import pytest
 from fleet_sim import Sim, Stub, arena, at_cells
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, RobotConfig
+from marlgpt_policy.fleet.fleet import Fleet
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.motion.safety_margins import PASSING, TRACKING_ERROR, SafetyMargins, smallest_margin
+from marlgpt_policy.robots.robot_config import RobotConfig
 
 RADII, ERRORS = st.floats(0.05, 1.0), st.floats(0.0, 0.1)
 

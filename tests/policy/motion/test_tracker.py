@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.motion.tracker import Drive, MotionLimits, TrackResult, track
+from marlgpt_policy.motion.tracker import TrackResult, track
+from marlgpt_policy.robots.robot_config import Drive, MotionLimits
 
 DEFAULT = MotionLimits()
 EDGE = 0.7

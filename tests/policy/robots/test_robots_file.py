@@ -7,7 +7,7 @@ import yaml
 from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
-from marlgpt_policy.motion.tracker import Drive, MotionLimits
+from marlgpt_policy.robots.robot_config import Drive, MotionLimits
 from marlgpt_policy.robots.robots_file import FleetFile, RobotsFileError, load_robots
 from marlgpt_policy.robots.robots_keys import KEYS, LIMITS, POSE_SOURCES
 from places import ROOT

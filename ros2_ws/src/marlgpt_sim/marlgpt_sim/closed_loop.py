@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, RobotConfig, Tick
+from marlgpt_policy.fleet.fleet import Fleet, Tick
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_policy.motion.tracker import Drive, MotionLimits
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
+from marlgpt_policy.robots.robot_config import Drive, MotionLimits, RobotConfig
 
 from marlgpt_sim.spawn import place_robots
 from marlgpt_sim.world import FleetWorld

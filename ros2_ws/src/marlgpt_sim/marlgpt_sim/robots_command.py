@@ -11,11 +11,12 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-from marlgpt_policy.fleet.fleet import Fleet, Status
+from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.grid_picture import draw_grid
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
+from marlgpt_policy.robots.robot_config import Status
 from marlgpt_policy.robots.robots_file import FleetFile, RobotEntry, load_robots
 
 from marlgpt_sim.output import PICTURE, check_output_file

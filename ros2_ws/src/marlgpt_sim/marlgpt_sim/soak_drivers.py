@@ -14,10 +14,13 @@ import numpy as np
 from marlgpt_policy.decentralised.peer_state import Rules, State
 from marlgpt_policy.decentralised.robot_controller import Lone, LoneConfig
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, GoalError, RobotConfig
+from marlgpt_policy.fleet.fleet import Fleet
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.distance_field import DistanceField
+from marlgpt_policy.grid.goal_cell import GoalError
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyOutput
+from marlgpt_policy.robots.robot_config import RobotConfig
 
 from marlgpt_sim.faults import Delivery
 from marlgpt_sim.soak_rules import SettlingWatch

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.fleet.fleet import RobotConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
-from marlgpt_policy.motion.tracker import Drive, MotionLimits
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyError
+from marlgpt_policy.robots.robot_config import Drive, MotionLimits, RobotConfig
 
 from marlgpt_sim.fault_config import KINDS, FaultConfig
 from marlgpt_sim.faults import Faults

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marlgpt_policy.deadlock.remedies import Detours
+from marlgpt_policy.deadlock.detours import Detours
 from marlgpt_policy.deadlock.rolling_horizon_plan import JointPlans
 from marlgpt_policy.deadlock.stagnation import Patience
 from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
@@ -163,3 +163,7 @@ class RightOfWay:
         place = np.full(field.shape, -1)
         place.reshape(-1)[cells] = np.arange(len(cells))
         return place
+
+
+PLANNED = 1e6
+"""Added to the priority of robots that follow a plan: the others make way for it."""

@@ -50,7 +50,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from marlgpt_policy.decentralised.peer_state import Cell, Rules, Shown, State
+from marlgpt_policy.decentralised.peer_state import Rules, Shown, State
+from marlgpt_policy.grid.nav_grid import Cell
 
 REMEMBERED = 512
 """Own messages whose time of sending is kept; an acknowledgement of an older one says nothing about age."""

@@ -6,7 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 
-Cell = tuple[int, int]
+from marlgpt_policy.grid.nav_grid import Cell
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,19 @@ import numpy as np
 
 from marlgpt_policy.decentralised.cell_protocol import Peers
 from marlgpt_policy.decentralised.move_choice import STAY, Choice
-from marlgpt_policy.decentralised.peer_state import Cell, Rules, Shown, State
-from marlgpt_policy.fleet.fleet import GoalError, RobotConfig, Status
-from marlgpt_policy.fleet.fleet_config import check_positive
+from marlgpt_policy.decentralised.peer_state import Rules, Shown, State
 from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, CostToGo
 from marlgpt_policy.grid.distance_field import DistanceField
-from marlgpt_policy.grid.nav_grid import NavGrid
+from marlgpt_policy.grid.geometry import distance_to_segment
+from marlgpt_policy.grid.goal_cell import GoalError
+from marlgpt_policy.grid.nav_grid import Cell, NavGrid
 from marlgpt_policy.motion.clear_way import free_ahead
 from marlgpt_policy.motion.docking import DOCKING_SPEED, astray
-from marlgpt_policy.motion.docking_cell import RESERVE, distance_to_segment, docking_cell, touched
+from marlgpt_policy.motion.docking_cell import DOCKING_GAP, docking_cell, touched
 from marlgpt_policy.motion.safety_margins import TRACKING_ERROR
 from marlgpt_policy.motion.tracker import track
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
+from marlgpt_policy.robots.robot_config import RobotConfig, Status, check_positive
 
 STILL_TIME, STILL_WITHIN = 0.5, 0.02
 """A robot joins after its pose has stayed within these metres for these seconds."""
@@ -118,11 +119,11 @@ class Lone:
         config = config or LoneConfig()
         # Edges without a common cell are a cell apart; each of two robots may be beside its own by all of these.
         errors = 2 * (config.arrive_tolerance + config.pose_error + TRACKING_ERROR)
-        if grid.cell_size < 2 * robot.radius + max(RESERVE, errors):
+        if grid.cell_size < 2 * robot.radius + max(DOCKING_GAP, errors):
             raise ValueError(
                 f"robots of radius {robot.radius} m with an arrive_tolerance of {config.arrive_tolerance} m and a "
                 f"pose_error of {config.pose_error} m need cells of at least "
-                f"{2 * robot.radius + max(RESERVE, errors):.3f} m, the grid's are {grid.cell_size:.3f} m"
+                f"{2 * robot.radius + max(DOCKING_GAP, errors):.3f} m, the grid's are {grid.cell_size:.3f} m"
             )
         self.robot, self.grid, self.rules = robot, grid, rules
         self.config = config
@@ -405,7 +406,7 @@ class Lone:
             for name, known in self.peers.known.items()
             if name not in self.peers.absent
         ]
-        reach = 2 * self.robot.radius + (0.5 if self.docked else 1.0) * RESERVE
+        reach = 2 * self.robot.radius + (0.5 if self.docked else 1.0) * DOCKING_GAP
         places = np.array(others, dtype=np.float64).reshape(-1, 3)[:, :2].copy()
         free = free_ahead(
             self.pose[None, :2].copy(), end[None].copy(), np.ones(1, bool), places, np.arange(1, len(others) + 1),

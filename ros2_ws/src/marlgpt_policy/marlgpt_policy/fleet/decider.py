@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 
-from marlgpt_policy.deadlock.remedies import NONE, Detours, rungs, shortest
-from marlgpt_policy.deadlock.right_of_way import RightOfWay
+from marlgpt_policy.deadlock.detours import Detours
+from marlgpt_policy.deadlock.remedies import NONE, REMEDY_NAMES, rungs, shortest
+from marlgpt_policy.deadlock.right_of_way import PLANNED, RightOfWay
 from marlgpt_policy.deadlock.rolling_horizon_plan import compile_plans
 from marlgpt_policy.deadlock.stagnation import Patience
 from marlgpt_policy.encoders import pogema
+from marlgpt_policy.fleet.decision_record import Decision
 from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_policy.mapf.joint_search import PLANNED
 from marlgpt_policy.mapf.pibt_shield import move_worth, rank_moves, resolve
 from marlgpt_policy.motion.reservations import Reservations
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyOutput, choose
@@ -23,50 +23,8 @@ from marlgpt_policy.robots.robot_state import Robots
 
 PACE = 2.0
 """A robot counts this many steps in the time it takes for one: people watch it stand."""
-REMEDY_NAMES = {1: "sampling", 2: "pibt", 3: "plan"}
 LONGEST_STEP = 3.0
 """Most steps that one decision counts as waited, however long ago the robot's last one was."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One joint decision; arrays over all n robots.
-
-    Attributes:
-        step: Number of the decision, from 1.
-        cells: int[n, 2] cells decided from (-1 for robots without one).
-        goals: int[n, 2] goal cells, -1 for none.
-        proposed: int8[n] the moves proposed: the policy's, or a remedy's.
-        executed: int8[n] the shield's moves.
-        probabilities: float32[n, 5] of the policy.
-        value: float32[n] the critic's value of the executed move.
-        held: bool[n] took no part (on its way, stale, stopped, lost).
-        remedy: int8[n] what was done against getting stuck, see ``deadlock/remedies.py``.
-        present: bool[n] robots that the others' observations showed.
-        history: int8[n, 5] moves before this decision, newest first, -1 for none.
-        mask: bool[n, 5] moves that the policy might choose; none for those held.
-        detours: int[k, 2] cells that the ways of all led around.
-        encode_ms: Time to encode, in ms.
-        infer_ms: Time of ONNX Runtime, in ms.
-        shield_ms: Time of the shield, in ms.
-    """
-
-    step: int
-    cells: np.ndarray
-    goals: np.ndarray
-    proposed: np.ndarray
-    executed: np.ndarray
-    probabilities: np.ndarray
-    value: np.ndarray
-    held: np.ndarray
-    remedy: np.ndarray
-    present: np.ndarray
-    history: np.ndarray
-    mask: np.ndarray
-    detours: np.ndarray
-    encode_ms: float
-    infer_ms: float
-    shield_ms: float
 
 
 class Decider:

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marlgpt_policy.deadlock.remedies import OBSTACLE_AFTER
+from marlgpt_policy.deadlock.detours import OBSTACLE_AFTER
 from marlgpt_policy.encoders import pogema
-from marlgpt_policy.fleet.decider import Decider, Decision
-from marlgpt_policy.fleet.fleet_config import FleetConfig, GoalError
+from marlgpt_policy.fleet.decider import Decider
+from marlgpt_policy.fleet.decision_record import Decision
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.fleet.fleet_status import FleetStatus
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.grid.distance_field import DistanceField
+from marlgpt_policy.grid.goal_cell import GoalError
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.motion.dead_reckoning import DeadReckoning
 from marlgpt_policy.motion.docking import DOCKING_SPEED, Docking
@@ -32,9 +34,8 @@ from marlgpt_policy.motion.safety_margins import SafetyMargins
 from marlgpt_policy.motion.tracker import APPROACH_PERIODS, CREEP, track
 from marlgpt_policy.motion.velocity_limiter import limit
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
-from marlgpt_policy.robots.robot_state import NO_CELL, RobotConfig, Status
-
-__all__ = ["Decision", "Fleet", "FleetConfig", "GoalError", "RobotConfig", "Status", "Tick"]
+from marlgpt_policy.robots.robot_config import RobotConfig
+from marlgpt_policy.robots.robot_state import NO_CELL
 
 
 @dataclass(frozen=True)

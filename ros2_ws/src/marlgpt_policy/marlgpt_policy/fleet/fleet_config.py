@@ -5,19 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from marlgpt_policy.robots.robot_config import check_positive
+
 EXECUTIONS = ("asynchronous", "synchronous")
-
-
-def check_positive(config: object, *names: str) -> None:
-    """Raise ``ValueError`` that names the first of the attributes ``names`` of ``config`` that is not above zero."""
-    for name in names:
-        value = getattr(config, name)
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be a positive number of seconds or metres, got {value!r}")
-
-
-class GoalError(ValueError):
-    """A goal cannot be accepted; the message names the robot, the goal and the reason."""
 
 
 @dataclass(frozen=True)

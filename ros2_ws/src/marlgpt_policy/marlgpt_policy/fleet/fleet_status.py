@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from marlgpt_policy.fleet.fleet_config import FleetConfig
-from marlgpt_policy.robots.robot_state import Robots, Status
+from marlgpt_policy.robots.robot_config import Status
+from marlgpt_policy.robots.robot_state import Robots
 
 
 class FleetStatus(Robots):

@@ -81,3 +81,11 @@ def quaternion_of(yaw: float) -> tuple[float, float, float, float]:
     if not math.isfinite(yaw):
         raise ValueError(f"yaw must be finite, got {yaw}")
     return 0.0, 0.0, math.sin(0.5 * yaw), math.cos(0.5 * yaw)
+
+
+def distance_to_segment(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """float[...] distance from points float[..., 2] to segments from ``starts`` to ``ends`` float[..., 2]."""
+    span = ends - starts
+    length = np.maximum((span**2).sum(axis=-1), 1e-12)
+    along = np.clip(((points - starts) * span).sum(axis=-1) / length, 0, 1)
+    return np.hypot(*np.moveaxis(points - starts - along[..., None] * span, -1, 0))

@@ -462,3 +462,6 @@ def _label(moves: np.ndarray) -> tuple[np.ndarray, int]:
                         depth += 1
             count += 1
     return labels, count
+
+
+Cell = tuple[int, int]

@@ -20,16 +20,17 @@ import numpy as np
 from numba.core.dispatcher import Dispatcher
 
 import marlgpt_policy
-from marlgpt_policy.deadlock.remedies import OBSTACLE_AFTER
+from marlgpt_policy.deadlock.detours import OBSTACLE_AFTER
 from marlgpt_policy.deadlock.right_of_way import FIRST_AFTER
 from marlgpt_policy.decentralised.peer_state import Rules
 from marlgpt_policy.decentralised.robot_controller import Lone, LoneConfig
-from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, RobotConfig
+from marlgpt_policy.fleet.fleet import Fleet
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_policy.motion.tracker import Drive, MotionLimits
 from marlgpt_policy.policy.stand_in import shortest_ways
+from marlgpt_policy.robots.robot_config import Drive, MotionLimits, RobotConfig
 
 RADIUS, RESOLUTION, PERIOD = 0.22, 0.05, 0.05
 CELL, BODY = 14, 11

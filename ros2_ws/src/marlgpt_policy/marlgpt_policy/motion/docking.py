@@ -16,6 +16,7 @@ import numba
 import numpy as np
 
 from marlgpt_policy.grid.distance_field import DistanceField
+from marlgpt_policy.grid.geometry import distance_to_segment
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.motion.reservations import Reservations
 from marlgpt_policy.motion.safety_margins import TRACKING_ERROR
@@ -287,11 +288,3 @@ def _hold(poses, ends, moving, start, end, reach, hold):
             if gap < reach and gap < math.hypot(off_x, off_y) - 1e-3:
                 hold[i] = True
                 break
-
-
-def distance_to_segment(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """float[...] distance from points float[..., 2] to segments from ``starts`` to ``ends`` float[..., 2]."""
-    span = ends - starts
-    length = np.maximum((span**2).sum(axis=-1), 1e-12)
-    along = np.clip(((points - starts) * span).sum(axis=-1) / length, 0, 1)
-    return np.hypot(*np.moveaxis(points - starts - along[..., None] * span, -1, 0))

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from marlgpt_policy.decentralised.peer_state import Cell
 from marlgpt_policy.grid.distance_field import DistanceField
-from marlgpt_policy.grid.nav_grid import NavGrid
+from marlgpt_policy.grid.geometry import distance_to_segment
+from marlgpt_policy.grid.nav_grid import Cell, NavGrid
 
-RESERVE = 0.03
+DOCKING_GAP = 0.03
 """Metres between the discs of two robots, beyond touching, that are left where one stands off a cell's centre."""
 
 
@@ -48,15 +48,8 @@ def touched(grid: NavGrid, position: np.ndarray, cell: Cell, radius: float) -> l
 
     An edge whose ends are both at least d from a point passes it at sqrt(d^2 - (cell size / 2)^2).
     """
-    reach = math.hypot(2 * radius + RESERVE, grid.cell_size / 2)
+    reach = math.hypot(2 * radius + DOCKING_GAP, grid.cell_size / 2)
     around = [(cell[0] + r, cell[1] + c) for r in range(-2, 3) for c in range(-2, 3)]
     around = [other for other in around if grid.inside(np.array(other)) and grid.free[other]]
     away = distance_to_segment(grid.centre(np.array(around)), position, grid.centre(np.array(cell)))
     return [other for other, gap in zip(around, away, strict=True) if gap < reach]
-
-
-def distance_to_segment(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """float[n] distance in m from points float[n, 2] to the segment from ``start`` to ``end`` float[2]."""
-    span = end - start
-    along = np.clip((points - start) @ span / max(float(span @ span), 1e-12), 0.0, 1.0)
-    return np.hypot(*(points - start - along[:, None] * span).T)

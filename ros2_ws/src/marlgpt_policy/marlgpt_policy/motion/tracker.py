@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numba
 import numpy as np
+
+from marlgpt_policy.robots.robot_config import Drive
 
 ALIGN_WINDOW = math.radians(10.0)
 """Rad; heading error at which the allowed forward speed of a differential drive reaches zero."""
@@ -42,42 +43,6 @@ DEADBAND = 0.01
 
 EDGE_SLACK = 1e-3
 """m; lets a robot beside its stop move straight towards the edge although no progress is left."""
-
-
-class Drive(IntEnum):
-    """How a robot's base moves."""
-
-    DIFFERENTIAL = 0
-    HOLONOMIC = 1
-
-
-@dataclass(frozen=True)
-class MotionLimits:
-    """What a robot's base can do; every value above zero."""
-
-    max_speed: float = 0.5
-    """m/s."""
-    max_yaw_rate: float = 2.0
-    """rad/s."""
-    max_acceleration: float = 2.5
-    """m/s^2, also for braking."""
-    max_yaw_acceleration: float = 3.5
-    """rad/s^2, also for braking."""
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: naming the first value that is not a positive finite number.
-        """
-        for name, value in vars(self).items():
-            if not (isinstance(value, int | float) and math.isfinite(value) and value > 0.0):
-                raise ValueError(f"{name} must be a positive number, got {value!r}")
-
-    def as_row(self) -> np.ndarray:
-        """Return float64[4], one row of `track`'s `limits`, in the order of the fields."""
-        values = (self.max_speed, self.max_yaw_rate, self.max_acceleration, self.max_yaw_acceleration)
-        return np.array(values, dtype=np.float64)
 
 
 @dataclass(frozen=True)

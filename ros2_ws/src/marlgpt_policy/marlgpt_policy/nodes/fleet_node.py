@@ -29,22 +29,25 @@ from rclpy.time import Time
 from std_msgs.msg import Bool, Header
 from visualization_msgs.msg import MarkerArray
 
-from marlgpt_policy import fleet_messages
-from marlgpt_policy.fleet.fleet import Fleet, GoalError
+from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.grid.distance_field import DistanceField
+from marlgpt_policy.grid.goal_cell import GoalError
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import from_occupancy_grid
 from marlgpt_policy.kernels.kernel_warmup import Kernels
-from marlgpt_policy.nodes import conversions, intake, markers, parameters, policies
-from marlgpt_policy.nodes.desk import Desk
-from marlgpt_policy.nodes.health import Health
-from marlgpt_policy.nodes.journal import Journal, short
-from marlgpt_policy.nodes.navigate import NavigateServer
-from marlgpt_policy.nodes.operator import Operator, Stops
-from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf
+from marlgpt_policy.nodes import markers, parameters
+from marlgpt_policy.nodes import policy_files as policies
+from marlgpt_policy.nodes.cmd_vel_publishers import Wheels
+from marlgpt_policy.nodes.diagnostics import Health
+from marlgpt_policy.nodes.event_log import Journal, short
+from marlgpt_policy.nodes.messages import conversions, fleet_messages
+from marlgpt_policy.nodes.messages import message_checks as intake
+from marlgpt_policy.nodes.navigate_action import NavigateServer
+from marlgpt_policy.nodes.operator_services import Operator, Stops
+from marlgpt_policy.nodes.pose_sources import NoPose, Poses, require_tf
 from marlgpt_policy.nodes.presence import Presence
 from marlgpt_policy.nodes.qos import LAST, LATCHED, RELIABLE, REQUESTS
-from marlgpt_policy.nodes.wheels import Wheels
+from marlgpt_policy.nodes.request_limits import Desk
 from marlgpt_policy.policy.policy_process import PolicyProcess
 from marlgpt_policy.policy.policy_swap import PolicySwap
 from marlgpt_policy.policy.probes import sample

@@ -7,7 +7,8 @@ from geometry_msgs.msg import Point
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from marlgpt_policy.fleet.fleet import Fleet, Status
+from marlgpt_policy.fleet.fleet import Fleet
+from marlgpt_policy.robots.robot_config import Status
 
 NAMESPACES = ("reserved", "moves", "goals", "vetoes", "robots", "stopped", "lost")
 """Of the markers; each can be switched off in RViz."""

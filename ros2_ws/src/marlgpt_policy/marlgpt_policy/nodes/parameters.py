@@ -11,9 +11,9 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from marlgpt_policy.fleet.fleet import RobotConfig
 from marlgpt_policy.fleet.fleet_config import EXECUTIONS, FleetConfig
 from marlgpt_policy.policy.onnx_policy import PROVIDERS
+from marlgpt_policy.robots.robot_config import RobotConfig
 from marlgpt_policy.robots.robots_file import FleetFile, load_robots
 from marlgpt_policy.robots.robots_keys import DRIVES, LIMITS, LONGEST_NAME, POSE_SOURCES, check_name
 

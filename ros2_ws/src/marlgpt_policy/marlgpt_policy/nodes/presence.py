@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from marlgpt_msgs.msg import Heartbeat
 from rclpy.serialization import deserialize_message
 
-from marlgpt_policy import fleet_messages
 from marlgpt_policy.fleet.rival_nodes import Claim, Phase, Rivals
-from marlgpt_policy.nodes.health import listed
-from marlgpt_policy.nodes.journal import short
+from marlgpt_policy.nodes.diagnostics import listed
+from marlgpt_policy.nodes.event_log import short
+from marlgpt_policy.nodes.messages import fleet_messages
 from marlgpt_policy.nodes.qos import RELIABLE
 
 if TYPE_CHECKING:

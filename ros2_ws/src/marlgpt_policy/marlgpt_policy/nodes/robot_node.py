@@ -31,13 +31,16 @@ from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import from_occupancy_grid
 from marlgpt_policy.kernels.kernel_warmup import Kernels
-from marlgpt_policy.nodes import conversions, intake, parameters, policies
-from marlgpt_policy.nodes.journal import short
+from marlgpt_policy.nodes import parameters
+from marlgpt_policy.nodes import policy_files as policies
+from marlgpt_policy.nodes.cmd_vel_publishers import Wheels
+from marlgpt_policy.nodes.event_log import short
+from marlgpt_policy.nodes.messages import conversions
+from marlgpt_policy.nodes.messages import message_checks as intake
+from marlgpt_policy.nodes.messages.peer_messages import cells_around, read_state, write_state
 from marlgpt_policy.nodes.parameters import LONGEST_NAME, Spec
-from marlgpt_policy.nodes.peer_messages import cells_around, read_state, write_state
-from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf
+from marlgpt_policy.nodes.pose_sources import NoPose, Poses, require_tf
 from marlgpt_policy.nodes.qos import LATCHED, RELIABLE
-from marlgpt_policy.nodes.wheels import Wheels
 from marlgpt_policy.policy.onnx_policy import PolicyError
 from marlgpt_policy.policy.policy_swap import PolicySwap
 from marlgpt_policy.policy.probes import sample

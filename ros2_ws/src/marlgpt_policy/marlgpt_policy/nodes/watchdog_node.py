@@ -26,13 +26,13 @@ from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Bool
 
-from marlgpt_policy.cdr import is_marked
 from marlgpt_policy.fleet.watchdog import Watchdog
-from marlgpt_policy.nodes.health import listed
-from marlgpt_policy.nodes.journal import short
+from marlgpt_policy.nodes.cmd_vel_publishers import Wheels
+from marlgpt_policy.nodes.diagnostics import listed
+from marlgpt_policy.nodes.event_log import short
+from marlgpt_policy.nodes.messages.cdr import is_marked
 from marlgpt_policy.nodes.parameters import STRINGS, Spec, check_names, declare, robots_of
 from marlgpt_policy.nodes.qos import BEST_EFFORT, RELIABLE
-from marlgpt_policy.nodes.wheels import Wheels
 
 PARAMETERS: dict[str, Spec] = {
     "robots_file": Spec("", "YAML file that describes each robot, instead of robots and stamped_cmd_vel."),

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from marlgpt_policy.motion.tracker import Drive, MotionLimits
-from marlgpt_policy.robots.robot_state import RobotConfig
+from marlgpt_policy.robots.robot_config import Drive, MotionLimits, RobotConfig
 from marlgpt_policy.robots.robots_keys import TEMPLATE
 
 OWN_TOPICS = ("map", "clock", "diagnostics", "tf", "tf_static")

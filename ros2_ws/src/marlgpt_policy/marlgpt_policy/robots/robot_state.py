@@ -2,47 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import IntEnum
-
 import numpy as np
 
 from marlgpt_policy.encoders.pogema import NO_ACTION
 from marlgpt_policy.encoders.token_layout import HISTORY
-from marlgpt_policy.motion.tracker import Drive, MotionLimits
-
-
-class Status(IntEnum):
-    """What a robot is doing; the values of ``marlgpt_msgs/RobotState``."""
-
-    NO_POSE = 0
-    IDLE = 1
-    WAITING = 2
-    MOVING = 3
-    STALE = 4
-    STOPPED = 5
-    OFF_GRID = 6
-    DOCKING = 7
-    JUMPED = 8
-    REMOVED = 9
-
-
-@dataclass(frozen=True)
-class RobotConfig:
-    """One robot's body.
-
-    Attributes:
-        name: Unique name, also its topic prefix.
-        radius: Radius of the disc that contains it, m.
-        drive: Differential or holonomic.
-        limits: Speeds and accelerations it may be commanded.
-    """
-
-    name: str
-    radius: float = 0.22
-    drive: Drive = Drive.DIFFERENTIAL
-    limits: MotionLimits = field(default_factory=MotionLimits)
-
+from marlgpt_policy.robots.robot_config import RobotConfig
 
 NO_CELL = (-1, -1)
 

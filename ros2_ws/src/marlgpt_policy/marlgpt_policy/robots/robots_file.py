@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from marlgpt_policy.motion.tracker import Drive, MotionLimits
 from marlgpt_policy.robots import yaml_io as robots_yaml
+from marlgpt_policy.robots.robot_config import Drive, MotionLimits
 from marlgpt_policy.robots.robot_entry import RobotEntry, RobotsFileError, check_fleet
 from marlgpt_policy.robots.robots_keys import (
     KEYS,

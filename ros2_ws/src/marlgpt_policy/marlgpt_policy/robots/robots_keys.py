@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from marlgpt_policy.motion.tracker import Drive, MotionLimits
+from marlgpt_policy.robots.robot_config import Drive, MotionLimits
 
 LONGEST_NAME = 64
 """Characters of a robot's name."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from marlgpt_policy.motion.tracker import Drive
+from marlgpt_policy.robots.robot_config import Drive
 from marlgpt_policy.robots.robots_file import FleetFile, RobotEntry
 
 WORLD = "fleet"

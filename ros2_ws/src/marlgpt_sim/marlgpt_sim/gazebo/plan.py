@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, load_map_yaml
-from marlgpt_policy.motion.tracker import MotionLimits
+from marlgpt_policy.robots.robot_config import MotionLimits
 from marlgpt_policy.robots.robots_file import FleetFile, RobotEntry, load_robots
 
 from marlgpt_sim.gazebo.names import check_names

@@ -11,10 +11,11 @@ from marlgpt_msgs.srv import GetGrid
 from rclpy.serialization import deserialize_message
 from std_msgs.msg import Header
 
-from marlgpt_policy.fleet.fleet import Decision, Fleet
-from marlgpt_policy.fleet_messages import decision_bytes
+from marlgpt_policy.fleet.decision_record import Decision
+from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.grid.geometry import quaternion_of
 from marlgpt_policy.grid.nav_grid import NavGrid
+from marlgpt_policy.nodes.messages.fleet_messages import decision_bytes
 
 
 def pose_message(x: float, y: float, yaw: float) -> Pose:

@@ -7,7 +7,7 @@ from geometry_msgs.msg import Twist, TwistStamped
 from rclpy.duration import Duration
 from rclpy.node import Node
 
-from marlgpt_policy.cdr import TwistWriter
+from marlgpt_policy.nodes.messages.cdr import TwistWriter
 from marlgpt_policy.nodes.qos import LAST
 from marlgpt_policy.robots.robots_file import RobotEntry
 
@@ -18,7 +18,7 @@ class Wheels:
     def __init__(self, node: Node, marked: bool = False) -> None:
         """Publish from ``node``, for each robot on its topic: TwistStamped or Twist, as its entry says.
 
-        ``marked`` commands are told from others by :func:`marlgpt_policy.cdr.is_marked`.
+        ``marked`` commands are told from others by :func:`marlgpt_policy.nodes.messages.cdr.is_marked`.
         """
         self._node, self._marked = node, marked
         self._publishers: dict = {}

@@ -5,28 +5,23 @@ from array import array
 
 import numpy as np
 import pytest
+from fleet_sim import a_fleet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.fleet.fleet import Fleet, FleetConfig, RobotConfig
-from marlgpt_policy.grid.distance_field import DistanceField
-from marlgpt_policy.grid.nav_grid import build_grid
-from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_policy.policy.onnx_policy import PolicyOutput
 
 pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from geometry_msgs.msg import Pose  # noqa: E402
 from marlgpt_msgs.msg import FleetState, Heartbeat, RobotDecision, RobotState  # noqa: E402
-from marlgpt_policy import fleet_messages
 from marlgpt_policy.deadlock import remedies
-from marlgpt_policy.fleet.fleet import Status  # noqa: E402
 from marlgpt_policy.fleet.rival_nodes import Claim, Phase  # noqa: E402
-from marlgpt_policy.nodes import conversions, intake  # noqa: E402
-from marlgpt_policy.nodes.health import Health  # noqa: E402
-from marlgpt_policy.nodes.journal import EVERY, Journal, short  # noqa: E402
+from marlgpt_policy.nodes.diagnostics import Health  # noqa: E402
+from marlgpt_policy.nodes.event_log import EVERY, Journal, short  # noqa: E402
 from marlgpt_policy.nodes.markers import NAMESPACES, markers  # noqa: E402
+from marlgpt_policy.nodes.messages import conversions, fleet_messages
+from marlgpt_policy.nodes.messages import message_checks as intake
+from marlgpt_policy.robots.robot_config import Status
 from nav_msgs.msg import OccupancyGrid  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
@@ -45,31 +40,6 @@ class Lines:
         self.lines.append(line)
 
     warning = error = info
-
-
-class Right:
-    """A policy that moves right."""
-
-    provider, name, sha256, layout = "StubProvider", "right.onnx", "0" * 64, POGEMA_LAYOUT
-
-    def __call__(self, values, valid, action_mask):
-        logits = np.where(action_mask, np.eye(20, dtype=np.float32)[4] * 30, np.float32(-1e9))
-        return PolicyOutput(
-            logits, np.zeros_like(logits), np.tile(np.eye(5, dtype=np.float32)[4], (len(values), 1))
-        )
-
-
-def a_fleet(robots=3):
-    """Robots on row 0, 1, ... of a hall, docked, with goals at the right end."""
-    empty = np.zeros((2 * 14 + 11, 4 * 14 + 11), dtype=bool)
-    map = OccupancyMap(empty, empty, 0.05, (0.0, 0.0, 0.0))
-    grid = build_grid(map, 0.22)
-    bodies = [RobotConfig(f"r{i}") for i in range(robots)]
-    fleet = Fleet(grid, Right(), bodies, FleetConfig(temperature=0.0), DistanceField(map))
-    for i in range(robots):
-        fleet.update_pose(i, *grid.centre(np.array([i, 0])), 0.0, 10.0)
-        fleet.set_goal(i, *grid.centre(np.array([i, 4])))
-    return fleet
 
 
 def pose(x=0.0, y=0.0, q=(0.0, 0.0, 0.0, 1.0)):
@@ -256,7 +226,7 @@ def test_what_a_message_says_is_logged_short_and_printable(text):
 
 def test_repeated_lines_are_counted_and_told_at_intervals(monkeypatch):
     now, log = [100.0], Lines()
-    monkeypatch.setattr("marlgpt_policy.nodes.journal.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("marlgpt_policy.nodes.event_log.time.monotonic", lambda: now[0])
     journal = Journal(log)
     for _ in range(50):
         journal.reject("pose", "pose of 'a' refused: NaN", "a")

@@ -21,8 +21,8 @@ from marlgpt_msgs.msg import PeerState, RobotState, SimStatus  # noqa: E402
 from marlgpt_policy.decentralised.peer_state import Shown, State  # noqa: E402
 from marlgpt_policy.grid.nav_grid import build_grid  # noqa: E402
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, save_map_yaml  # noqa: E402
-from marlgpt_policy.nodes.conversions import grid_hash  # noqa: E402
-from marlgpt_policy.nodes.peer_messages import cells_around, read_state, write_state  # noqa: E402
+from marlgpt_policy.nodes.messages.conversions import grid_hash  # noqa: E402
+from marlgpt_policy.nodes.messages.peer_messages import cells_around, read_state, write_state  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from std_msgs.msg import Bool  # noqa: E402

@@ -13,10 +13,10 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from marlgpt_policy.fleet.fleet import Fleet
-from marlgpt_policy.nodes import policies
-from marlgpt_policy.nodes.journal import short
+from marlgpt_policy.nodes import policy_files as policies
+from marlgpt_policy.nodes.event_log import short
 from marlgpt_policy.nodes.parameters import LONGEST_NAME, check_names
-from marlgpt_policy.nodes.poses import require_tf
+from marlgpt_policy.nodes.pose_sources import require_tf
 from marlgpt_policy.nodes.qos import RELIABLE
 from marlgpt_policy.policy.probes import sample
 

@@ -12,11 +12,12 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
 
-from marlgpt_policy.fleet.fleet import Fleet, GoalError
+from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE
-from marlgpt_policy.nodes.desk import Desk
-from marlgpt_policy.nodes.intake import check_frame, position
-from marlgpt_policy.nodes.journal import Journal, short
+from marlgpt_policy.grid.goal_cell import GoalError
+from marlgpt_policy.nodes.event_log import Journal, short
+from marlgpt_policy.nodes.messages.message_checks import check_frame, position
+from marlgpt_policy.nodes.request_limits import Desk
 
 RESULT_KEPT = 10.0
 """Seconds for which the result of a goal can be asked for. All goals of that time are told with each change of one."""

@@ -10,9 +10,10 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 from marlgpt_policy.decentralised.peer_state import Shown, State
-from marlgpt_policy.fleet_messages import NO_MOVE
 from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_policy.nodes import conversions, intake
+from marlgpt_policy.nodes.messages import conversions
+from marlgpt_policy.nodes.messages import message_checks as intake
+from marlgpt_policy.nodes.messages.fleet_messages import NO_MOVE
 
 MOST_CELLS = 64
 """Cells that one robot may say it holds; it needs fewer than thirty to join."""

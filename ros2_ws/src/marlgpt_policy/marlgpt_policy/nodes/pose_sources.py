@@ -20,10 +20,10 @@ from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 from rclpy.time import Time
 
-from marlgpt_policy import cdr
 from marlgpt_policy.grid.geometry import yaw_of
-from marlgpt_policy.nodes import intake
-from marlgpt_policy.nodes.journal import short
+from marlgpt_policy.nodes.event_log import short
+from marlgpt_policy.nodes.messages import cdr
+from marlgpt_policy.nodes.messages import message_checks as intake
 from marlgpt_policy.nodes.qos import BEST_EFFORT
 from marlgpt_policy.robots.robots_file import RobotEntry
 

@@ -9,8 +9,9 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
-from marlgpt_policy.fleet.fleet import Fleet, Status
-from marlgpt_policy.nodes.journal import Journal, short
+from marlgpt_policy.fleet.fleet import Fleet
+from marlgpt_policy.nodes.event_log import Journal, short
+from marlgpt_policy.robots.robot_config import Status
 
 WINDOW = 512
 """Decisions that the latency's percentiles are taken over."""

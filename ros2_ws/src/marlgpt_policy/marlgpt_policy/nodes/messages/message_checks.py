@@ -10,7 +10,7 @@ from nav_msgs.msg import OccupancyGrid
 
 from marlgpt_policy.grid.geometry import yaw_of
 from marlgpt_policy.grid.occupancy_map import FARTHEST, RESOLUTIONS
-from marlgpt_policy.nodes.journal import short
+from marlgpt_policy.nodes.event_log import short
 
 
 def check_frame(frame: str, map_frame: str) -> None:

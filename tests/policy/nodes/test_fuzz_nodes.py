@@ -22,11 +22,11 @@ from hypothesis import strategies as st  # noqa: E402
 from marlgpt_msgs.action import Navigate  # noqa: E402
 from marlgpt_msgs.msg import Heartbeat, PeerState  # noqa: E402
 from marlgpt_msgs.srv import GetGrid, LoadPolicy, RobotCommand  # noqa: E402
-from marlgpt_policy.fleet.fleet import Status  # noqa: E402
 from marlgpt_policy.nodes import presence  # noqa: E402
 from marlgpt_policy.nodes.fleet_node import FleetNode  # noqa: E402
 from marlgpt_policy.nodes.robot_node import RobotNode  # noqa: E402
 from marlgpt_policy.nodes.watchdog_node import WatchdogNode  # noqa: E402
+from marlgpt_policy.robots.robot_config import Status  # noqa: E402
 from nav_msgs.msg import OccupancyGrid, Odometry  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
@@ -54,13 +54,13 @@ COVERED = {
             "lambda _, r: conversions.grid_response(self.grid, r)",
         },
     },
-    "operator.py": {
+    "nodes/operator_services.py": {
         "test_the_fleet_node_survives": {
             "self.emergency_stop", "self._stop", "self._resume", "partial(self._command, act)", "self._load_policy",
             "partial(self._command, self._stop_robot)",
         },
     },
-    "navigate.py": {
+    "nodes/navigate_action.py": {
         "test_the_fleet_node_survives": {"self._accept", "self._execute", "lambda _: CancelResponse.ACCEPT"},
     },
     "presence.py": {"test_the_fleet_node_survives": {"self._on_heartbeat"}},
@@ -70,7 +70,7 @@ COVERED = {
             "self._on_stop", "self._on_resume", "self._on_get_grid",
         },
     },
-    "poses.py": {
+    "nodes/pose_sources.py": {
         "test_the_fleet_node_survives": {"callback"},
         "test_transforms_are_survived": {"heard", "static"},
     },

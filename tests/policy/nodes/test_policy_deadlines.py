@@ -10,7 +10,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy")
 
 from bad_policies import endless_load, endless_on_observations, endless_towards  # noqa: E402
-from fleet_bench import centre, hall, open_bench, write_policy  # noqa: E402
+from fleet_bench import Pulse, centre, hall, open_bench, write_policy  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from marlgpt_msgs.msg import RobotState  # noqa: E402
 from marlgpt_msgs.srv import GetGrid, LoadPolicy  # noqa: E402
@@ -62,26 +62,6 @@ def send_away(bench):
     for row, robot in enumerate("ab"):
         bench.go(robot, row, 0)
     bench.until(lambda: all(bench.moving(robot) for robot in "ab"), "motion")
-
-
-class Pulse:
-    """The longest silence of the heartbeat while a block runs, s."""
-
-    def __init__(self, bench):
-        self.bench, self.longest, self._last, self._seen = bench, 0.0, None, 0
-
-    def __enter__(self):
-        self._last, self._seen = time.monotonic(), len(self.bench.heartbeats)
-        self._timer = self.bench.node.create_timer(0.005, self._look)
-        return self
-
-    def _look(self):
-        if len(self.bench.heartbeats) > self._seen:
-            self._last, self._seen = time.monotonic(), len(self.bench.heartbeats)
-        self.longest = max(self.longest, time.monotonic() - self._last)
-
-    def __exit__(self, *_):
-        self.bench.node.destroy_timer(self._timer)
 
 
 def ask_stop(bench, name="fleet/stop"):

@@ -14,7 +14,7 @@ from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, TransformS
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from marlgpt_policy.grid.geometry import quaternion_of  # noqa: E402
-from marlgpt_policy.nodes.poses import NoPose, Poses, require_tf  # noqa: E402
+from marlgpt_policy.nodes.pose_sources import NoPose, Poses, require_tf  # noqa: E402
 from marlgpt_policy.robots.robots_file import FleetFile  # noqa: E402
 from nav_msgs.msg import Odometry  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402

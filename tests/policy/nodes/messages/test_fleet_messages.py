@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from fleet_sim import a_fleet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_conversions import a_fleet
 
 pytest.importorskip("rclpy")
 
@@ -17,9 +17,9 @@ from marlgpt_msgs.msg import (  # noqa: E402
     RobotDecision,
     RobotState,
 )
-from marlgpt_policy import fleet_messages  # noqa: E402
 from marlgpt_policy.fleet.rival_nodes import Claim, Phase  # noqa: E402
-from marlgpt_policy.nodes.conversions import decision_message, grid_hash, move_bits, pose_message  # noqa: E402
+from marlgpt_policy.nodes.messages import fleet_messages
+from marlgpt_policy.nodes.messages.conversions import decision_message, grid_hash, move_bits, pose_message  # noqa: E402
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 

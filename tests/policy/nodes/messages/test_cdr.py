@@ -6,7 +6,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from marlgpt_policy.cdr import CdrError, PoseReader, TwistWriter, layout, text
+from marlgpt_policy.nodes.messages.cdr import CdrError, PoseReader, TwistWriter, layout, text
 
 pytest.importorskip("rclpy")
 

@@ -1,8 +1,8 @@
 """What a fleet publishes of itself, as the CDR bytes of marlgpt_msgs: FleetState, FleetDecision and Heartbeat.
 
 For 128 robots the objects of a FleetState take 9 ms to build and those of a FleetDecision 5 ms; the bytes take 0.7 ms
-and 0.5 ms.
-``tests/policy/test_fleet_messages.py`` checks that they say what ROS's own serialization of the messages says.
+and 0.5 ms. ``tests/policy/nodes/messages/test_fleet_messages.py`` checks that they say what ROS's own serialization
+of the messages says.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Collection
 
 import numpy as np
 
-from marlgpt_policy.cdr import HEAD, LITTLE, Fields, layout, text
-from marlgpt_policy.fleet.decider import Decision
+from marlgpt_policy.fleet.decision_record import Decision
 from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.fleet.rival_nodes import Claim
+from marlgpt_policy.nodes.messages.cdr import HEAD, LITTLE, Fields, layout, text
 
 NO_MOVE = 5
 """History entry of a step that has not happened, in messages."""
