@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from fleet_sim import Stub, behind, hall, place
 from marlgpt_policy.deadlock import remedies
+from marlgpt_policy.deadlock.detours import Detours
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_policy.robots.robot_config import Status
@@ -173,7 +174,7 @@ def test_rungs_of_the_ladder():
 
 def test_a_detour_exists_only_where_the_goal_stays_in_reach():
     sim = place([".....", ".###.", "....."], (0, 0))
-    detours = remedies.Detours(sim.fleet.costs)
+    detours = Detours(sim.fleet.costs)
     goal, cell = np.array([[0, 4]]), np.array([[0, 0]])
     plain = detours.fields(goal, cell)[0]
     detours.close(np.array([[0, 2]]))

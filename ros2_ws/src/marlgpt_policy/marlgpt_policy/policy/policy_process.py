@@ -272,7 +272,7 @@ class PolicyProcess:
 
 def _environment() -> dict[str, str]:
     """Environment in which a Python process finds this package."""
-    package = str(Path(__file__).resolve().parents[1])
+    package = str(Path(__file__).resolve().parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
