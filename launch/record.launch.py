@@ -76,7 +76,7 @@ def start_recording(context: LaunchContext) -> list:
 def topics_to_record(value: dict[str, str], sim_time: bool) -> list[str]:
     """Names of the topics, relative to the fleet's namespace; none for all."""
     from marlgpt_policy.robots.robots_file import FleetFile, load_robots
-    from marlgpt_sim.record_topics import topics_of
+    from marlgpt_sim.bags.record_topics import topics_of
 
     extra = [name.strip() for name in value["topics"].split(",") if name.strip()]
     names = [name.strip() for name in value["robots"].split(",") if name.strip()]
@@ -105,7 +105,7 @@ def rosbag2(
     output: Path, topics: list[str], size: int, duration: float, sim_time: bool, namespace: str
 ) -> ExecuteProcess:
     """The same recording by `ros2 bag record`."""
-    from marlgpt_sim.record_topics import absolute
+    from marlgpt_sim.bags.record_topics import absolute
 
     command = ["ros2", "bag", "record", "--storage", "mcap", "--output", str(output)]
     command += ["--max-bag-size", str(size)] if size else []

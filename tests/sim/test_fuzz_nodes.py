@@ -26,15 +26,15 @@ from marlgpt_msgs.srv import GetGrid  # noqa: E402
 from marlgpt_policy.grid.nav_grid import build_grid  # noqa: E402
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, save_map_yaml  # noqa: E402
 from marlgpt_policy.nodes.messages.conversions import grid_message, grid_response  # noqa: E402
-from marlgpt_sim.bag_recovery import recover  # noqa: E402
-from marlgpt_sim.bag_types import TopicSpec  # noqa: E402
+from marlgpt_sim.bags.bag_recovery import recover  # noqa: E402
+from marlgpt_sim.bags.bag_types import TopicSpec  # noqa: E402
+from marlgpt_sim.bags.bag_writer import BagWriter  # noqa: E402
 from marlgpt_sim.nodes.demo_monitor import Monitor  # noqa: E402
 from marlgpt_sim.nodes.orders import _awaitable  # noqa: E402
 from marlgpt_sim.nodes.recorder import RecorderNode  # noqa: E402
 from marlgpt_sim.nodes.simulator import Simulator  # noqa: E402
 from marlgpt_sim.nodes.task_source import TaskSource  # noqa: E402
 from marlgpt_sim.nodes.view_node import ViewNode  # noqa: E402
-from marlgpt_sim.recorder import BagWriter  # noqa: E402
 from nav_msgs.msg import OccupancyGrid  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSProfile  # noqa: E402
@@ -51,7 +51,7 @@ COVERED = {
     "task_source.py": {
         "test_the_task_source_survives": {"self._on_state", "self._on_robot_state", "self._on_grid"}
     },
-    "recorder.py": {"test_the_recorder_survives": {"lambda data: self._write(name, topic, data)"}},
+    "bags/bag_writer.py": {"test_the_recorder_survives": {"lambda data: self._write(name, topic, data)"}},
     "demo_monitor.py": {
         "test_the_monitor_survives": {
             "self._on_state", "self._on_decision", "self._on_truth", "self._on_status",

@@ -19,8 +19,8 @@ pytest.importorskip("marlgpt_msgs.msg")
 from geometry_msgs.msg import PoseStamped, Twist  # noqa: E402
 from marlgpt_msgs.msg import FleetState, Grid, RobotState, SimStatus  # noqa: E402
 from marlgpt_policy.grid.occupancy_map import OccupancyMap  # noqa: E402
+from marlgpt_sim.bags.bag_writer import BagWriter  # noqa: E402
 from marlgpt_sim.nodes.map_publisher import to_message  # noqa: E402
-from marlgpt_sim.recorder import BagWriter  # noqa: E402
 from nav_msgs.msg import Odometry  # noqa: E402
 
 SCRIPT = ROOT / "benchmarks" / "compare_simulators.py"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.grid.occupancy_map import to_occupancy_data
-from marlgpt_sim.bag_types import load_types
+from marlgpt_sim.bags.bag_types import load_types
+from marlgpt_sim.bags.bag_writer import BagWriter
 from marlgpt_sim.closed_loop import ClosedLoop
-from marlgpt_sim.recorder import BagWriter
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from marlgpt_sim.recorder import BagWriter
+from marlgpt_sim.bags.bag_writer import BagWriter
 from marlgpt_training.bags import decisions as decisions_module
 from marlgpt_training.bags.decisions import DecisionEpisodes, grid_of
 from marlgpt_training.bags.reading import Decoder, open_bag, records

@@ -16,8 +16,8 @@ from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.fleet.fleet_config import FleetConfig
+from marlgpt_sim.bags.bag_writer import BagWriter
 from marlgpt_sim.closed_loop import ClosedLoop
-from marlgpt_sim.recorder import BagWriter
 from marlgpt_training import cli
 from marlgpt_training.bags.importing import Args, import_bag, main
 from marlgpt_training.bags.inventory import Inventory, take_inventory

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 
 import yaml
 from marlgpt_policy.grid.occupancy_map import PlainLoader
-from marlgpt_sim.bag_types import load_types
-from marlgpt_sim.mcap_scan import Damage, scan
+from marlgpt_sim.bags.bag_types import load_types
+from marlgpt_sim.bags.mcap_scan import Damage, scan
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 

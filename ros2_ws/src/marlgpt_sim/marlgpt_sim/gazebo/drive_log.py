@@ -15,7 +15,7 @@ from marlgpt_policy.grid.occupancy_map import OccupancyMap, from_occupancy_grid
 from marlgpt_policy.robots.robots_file import FleetFile
 from rosbags.highlevel import AnyReader, AnyReaderError
 
-from marlgpt_sim.bag_types import load_types
+from marlgpt_sim.bags.bag_types import load_types
 from marlgpt_sim.gazebo.names import contacts_topic
 
 CONTACT_PAUSE = 0.25

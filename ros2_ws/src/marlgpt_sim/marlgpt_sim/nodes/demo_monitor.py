@@ -18,7 +18,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from tqdm import tqdm
 
-from marlgpt_sim.bag_types import TopicSpec
+from marlgpt_sim.bags.bag_types import TopicSpec
 from marlgpt_sim.nodes.recorder import BagRecorder
 from marlgpt_sim.report import RunTrace
 

@@ -22,8 +22,8 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
-from marlgpt_sim.bag_types import TopicSpec
-from marlgpt_sim.recorder import BagWriter
+from marlgpt_sim.bags.bag_types import TopicSpec
+from marlgpt_sim.bags.bag_writer import BagWriter
 
 _DISCOVERY_PERIOD = 0.5  # s between two looks at the graph
 _UNRECORDED = ("/rosout", "/parameter_events")

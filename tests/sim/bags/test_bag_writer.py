@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("rosbags")
-from marlgpt_sim.bag_recovery import recover  # noqa: E402
-from marlgpt_sim.bag_types import TopicSpec, load_types  # noqa: E402
-from marlgpt_sim.recorder import BagWriter  # noqa: E402
+from marlgpt_sim.bags.bag_recovery import recover  # noqa: E402
+from marlgpt_sim.bags.bag_types import TopicSpec, load_types  # noqa: E402
+from marlgpt_sim.bags.bag_writer import BagWriter  # noqa: E402
 from rosbags.interfaces import QosDurability, QosReliability  # noqa: E402
 from rosbags.rosbag2 import Reader  # noqa: E402
 
@@ -304,7 +304,7 @@ def test_full_disk(tmp_path: Path) -> None:
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # files cannot grow beyond that, like a full disk
-from marlgpt_sim.recorder import BagWriter
+from marlgpt_sim.bags.bag_writer import BagWriter
 bag = BagWriter({str(tmp_path / "bag")!r}, flush_period=0.0)
 bag.add_topic("/a", "std_msgs/msg/String", [])
 try:
@@ -333,8 +333,8 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 KILLED = """
 import sys, time
-from marlgpt_sim.bag_types import load_types
-from marlgpt_sim.recorder import BagWriter
+from marlgpt_sim.bags.bag_types import load_types
+from marlgpt_sim.bags.bag_writer import BagWriter
 types = load_types([])
 bag = BagWriter(sys.argv[1], max_duration=1.0)  # with the flush period that is the default
 bag.add_topic("/a", "std_msgs/msg/String", [])

@@ -9,8 +9,8 @@ from pathlib import Path
 from rosbags.rosbag2.metadata import parse_qos
 from rosbags.typesys import get_types_from_msg
 
-from marlgpt_sim.mcap_scan import Channel, Damage, scan
-from marlgpt_sim.recorder import BagWriter
+from marlgpt_sim.bags.bag_writer import BagWriter
+from marlgpt_sim.bags.mcap_scan import Channel, Damage, scan
 
 
 def recover(broken: str | Path, target: str | Path) -> int:

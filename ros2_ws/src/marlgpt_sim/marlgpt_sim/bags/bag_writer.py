@@ -21,8 +21,8 @@ import yaml
 from rosbags.interfaces import Connection, Qos, QosDurability
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from marlgpt_sim.bag_metadata import write_metadata
-from marlgpt_sim.bag_types import load_types
+from marlgpt_sim.bags.bag_metadata import write_metadata
+from marlgpt_sim.bags.bag_types import load_types
 from marlgpt_sim.output import MARKER
 
 _BAG_VERSION = 9
