@@ -21,7 +21,7 @@ from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_policy.robots.robot_config import MotionLimits
 from marlgpt_sim.closed_loop import ClosedLoop
-from marlgpt_sim.warehouse import warehouse_map
+from marlgpt_sim.maps.warehouse import warehouse_map
 
 EXECUTIONS = {
     "lockstep": FleetConfig(execution="synchronous", step_timeout=60.0, latency=0.2),

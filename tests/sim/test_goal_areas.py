@@ -8,7 +8,7 @@ pytest.importorskip("rclpy")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid  # noqa: E402
-from marlgpt_sim import two_halls  # noqa: E402
+from marlgpt_sim.maps import two_halls
 from marlgpt_sim.nodes.task_source import GoalStream  # noqa: E402
 
 corner = st.floats(-1.0, 6.0)

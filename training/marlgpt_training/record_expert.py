@@ -21,10 +21,10 @@ from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, load_map_yaml
 from marlgpt_policy.policy.onnx_policy import PolicyOutput
 from marlgpt_policy.robots.robot_config import MotionLimits
-from marlgpt_sim import two_halls
 from marlgpt_sim.bags.bag_types import TopicSpec
 from marlgpt_sim.bags.bag_writer import BagWriter
 from marlgpt_sim.closed_loop import ClosedLoop
+from marlgpt_sim.maps import two_halls
 from marlgpt_sim.output import check_output_file, output_folder, remove_from
 from tqdm import tqdm
 

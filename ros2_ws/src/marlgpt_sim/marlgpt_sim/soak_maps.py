@@ -13,7 +13,7 @@ import numpy as np
 from marlgpt_policy.grid.nav_grid import smallest_cell_size
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
-from marlgpt_sim.warehouse import warehouse_map
+from marlgpt_sim.maps.warehouse import warehouse_map
 
 Cells = np.ndarray
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import marlgpt_sim.warehouse as warehouse
+import marlgpt_sim.maps.warehouse as warehouse
 import numpy as np
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import load_map_yaml

@@ -1,4 +1,4 @@
-"""A site that shipped policies handle badly, drawn by this script: `python -m marlgpt_sim.two_halls OUT.yaml`.
+"""A site that shipped policies handle badly, drawn by this script: `python -m marlgpt_sim.maps.two_halls OUT.yaml`.
 
 Two halls joined by two aisles, 12 cells long and one robot wide, which robots of radius 0.22 m drive on a grid of
 5 x 22 cells. A robot at the mouth of an aisle sees five cells into it, not whether somebody comes from the other end.
@@ -12,7 +12,7 @@ import numpy as np
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
-from marlgpt_sim.map_writer import write_map
+from marlgpt_sim.maps.map_writer import write_map
 
 RESOLUTION = 0.05  # m per pixel
 CELL = 14  # pixels, 0.7 m: what a robot of this radius needs

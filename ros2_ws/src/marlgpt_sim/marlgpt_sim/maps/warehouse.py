@@ -1,4 +1,4 @@
-"""The project's own warehouse map, drawn by this script: `python -m marlgpt_sim.warehouse OUT.yaml`.
+"""The project's own warehouse map, drawn by this script: `python -m marlgpt_sim.maps.warehouse OUT.yaml`.
 
 Seven rows of shelves in three blocks, with aisles of 1.8 m and 1.1 m in turn (two lanes and one lane for a
 robot of radius 0.22 m), cross aisles of 2.2 m, pick stations in the west, an office with a door in the north
@@ -12,7 +12,7 @@ import sys
 import numpy as np
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
-from marlgpt_sim.map_writer import write_map
+from marlgpt_sim.maps.map_writer import write_map
 
 RESOLUTION = 0.05  # m per pixel
 WIDTH, HEIGHT = 648, 405  # pixels
