@@ -20,8 +20,8 @@ from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_policy.robots.robot_config import MotionLimits
-from marlgpt_sim.closed_loop import ClosedLoop
 from marlgpt_sim.maps.warehouse import warehouse_map
+from marlgpt_sim.world.closed_loop import ClosedLoop
 
 EXECUTIONS = {
     "lockstep": FleetConfig(execution="synchronous", step_timeout=60.0, latency=0.2),

@@ -26,8 +26,8 @@ from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_policy.robots.robot_config import MotionLimits, RobotConfig
-from marlgpt_sim.spawn import place_robots
-from marlgpt_sim.world import DIFFERENTIAL, FleetWorld
+from marlgpt_sim.world.fleet_world import DIFFERENTIAL, FleetWorld
+from marlgpt_sim.world.spawn import place_robots
 
 MAP = MODELS.parents[1] / "marlgpt_sim/maps/warehouse.yaml"
 RADIUS, PERIOD, LATENCY = 0.22, 0.05, 0.2

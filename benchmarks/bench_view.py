@@ -63,7 +63,7 @@ def feed(robots: int) -> int:
     from marlgpt_policy.nodes.messages.conversions import grid_message, pose_message
     from marlgpt_policy.nodes.qos import LATCHED, RELIABLE
     from marlgpt_sim.nodes.map_publisher import to_message
-    from marlgpt_sim.spawn import place_fleet
+    from marlgpt_sim.world.spawn import place_fleet
     from nav_msgs.msg import OccupancyGrid
 
     map_ = load_map_yaml(WAREHOUSE)

@@ -9,7 +9,7 @@ from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_policy.policy.onnx_policy import PolicyOutput
 from marlgpt_policy.robots.robot_config import Drive, MotionLimits, RobotConfig
-from marlgpt_sim.world import FleetWorld
+from marlgpt_sim.world.fleet_world import FleetWorld
 
 RADIUS = 0.22
 PERIOD = 0.05

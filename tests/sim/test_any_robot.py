@@ -200,7 +200,7 @@ def test_every_node_says_what_is_wrong_in_the_file(node, tmp_path):
 
 def test_robots_without_a_start_stand_clear_of_those_with_one():
     from marlgpt_policy.grid.nav_grid import build_grid
-    from marlgpt_sim.spawn import place_fleet
+    from marlgpt_sim.world.spawn import place_fleet
 
     occupied = np.zeros((80, 80), bool)
     grid = build_grid(OccupancyMap(occupied, np.zeros_like(occupied), 0.05, (0.0, 0.0, 0.0)), 0.3)

@@ -138,7 +138,7 @@ def test_holonomic_robots_have_no_wheels_and_another_drive():
 
 def test_starts_are_those_of_the_own_simulator_and_its_body_limits(tmp_path):
     from marlgpt_policy.grid.nav_grid import build_grid
-    from marlgpt_sim.spawn import place_robots
+    from marlgpt_sim.world.spawn import place_robots
 
     save_map_yaml(room(), tmp_path / "room.yaml")
     plan = plan_from_files(tmp_path / "room.yaml", robots=5, seed=7)

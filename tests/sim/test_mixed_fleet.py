@@ -11,8 +11,8 @@ from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_policy.nodes.parameters import shipped_policy
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_policy.robots.robots_file import FleetFile
-from marlgpt_sim.spawn import place_robots
-from marlgpt_sim.world import FleetWorld
+from marlgpt_sim.world.fleet_world import FleetWorld
+from marlgpt_sim.world.spawn import place_robots
 
 CONTENT = [
     {"radius": 0.30, "limits": {"max_speed": 0.25, "max_acceleration": 0.8}},

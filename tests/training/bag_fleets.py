@@ -6,7 +6,7 @@ import numpy as np
 from marlgpt_policy.grid.occupancy_map import to_occupancy_data
 from marlgpt_sim.bags.bag_types import load_types
 from marlgpt_sim.bags.bag_writer import BagWriter
-from marlgpt_sim.closed_loop import ClosedLoop
+from marlgpt_sim.world.closed_loop import ClosedLoop
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_sim.bags.bag_writer import BagWriter
-from marlgpt_sim.closed_loop import ClosedLoop
+from marlgpt_sim.world.closed_loop import ClosedLoop
 from marlgpt_training import cli
 from marlgpt_training.bags.importing import Args, import_bag, main
 from marlgpt_training.bags.inventory import Inventory, take_inventory

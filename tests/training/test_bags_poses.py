@@ -9,7 +9,7 @@ from fleet_sim import Stub, drawn  # noqa: E402
 from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import save_map_yaml
-from marlgpt_sim.closed_loop import ClosedLoop
+from marlgpt_sim.world.closed_loop import ClosedLoop
 from marlgpt_training.bags.frames import Transforms, robot_names
 from marlgpt_training.bags.importing import Args, import_bag
 from marlgpt_training.bags.infer import Inference

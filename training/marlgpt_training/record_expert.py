@@ -23,9 +23,9 @@ from marlgpt_policy.policy.onnx_policy import PolicyOutput
 from marlgpt_policy.robots.robot_config import MotionLimits
 from marlgpt_sim.bags.bag_types import TopicSpec
 from marlgpt_sim.bags.bag_writer import BagWriter
-from marlgpt_sim.closed_loop import ClosedLoop
 from marlgpt_sim.maps import two_halls
 from marlgpt_sim.output import check_output_file, output_folder, remove_from
+from marlgpt_sim.world.closed_loop import ClosedLoop
 from tqdm import tqdm
 
 from marlgpt_training.collect import window_of

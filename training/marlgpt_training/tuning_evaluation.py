@@ -13,8 +13,8 @@ from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_policy.robots.robot_config import MotionLimits
-from marlgpt_sim.closed_loop import ClosedLoop
 from marlgpt_sim.workers import worker_pool
+from marlgpt_sim.world.closed_loop import ClosedLoop
 from tqdm import tqdm
 
 from marlgpt_training import rollout

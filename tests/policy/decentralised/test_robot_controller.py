@@ -18,8 +18,8 @@ from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_policy.policy.onnx_policy import PolicyError
 from marlgpt_policy.robots.robot_config import Drive, MotionLimits, RobotConfig, Status
-from marlgpt_sim.spawn import place_robots
-from marlgpt_sim.world import FleetWorld
+from marlgpt_sim.world.fleet_world import FleetWorld
+from marlgpt_sim.world.spawn import place_robots
 
 RADIUS, PERIOD = 0.22, 0.05
 LIMITS = MotionLimits(1.0, 2.5, 2.0, 5.0)

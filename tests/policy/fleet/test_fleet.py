@@ -11,8 +11,8 @@ from marlgpt_policy.grid.goal_cell import GoalError
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_policy.robots.robot_config import Drive, RobotConfig, Status
-from marlgpt_sim.spawn import place_robots
-from marlgpt_sim.world import FleetWorld
+from marlgpt_sim.world.fleet_world import FleetWorld
+from marlgpt_sim.world.spawn import place_robots
 
 
 def boxes(seed):

@@ -23,7 +23,7 @@ from marlgpt_policy.policy.policy_process import PolicyProcess
 
 from marlgpt_sim.output import output_folder, remove_from
 from marlgpt_sim.report import RunTrace, picture, write_report
-from marlgpt_sim.spawn import place_robots
+from marlgpt_sim.world.spawn import place_robots
 
 RADII = (0.22, 0.18, 0.15, 0.12)
 """Radii in m that the demo chooses from: a mid-size mobile base down to a small TurtleBot."""

@@ -22,9 +22,9 @@ from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyOutput
 from marlgpt_policy.robots.robot_config import RobotConfig
 
-from marlgpt_sim.faults import Delivery
 from marlgpt_sim.soak_rules import SettlingWatch
 from marlgpt_sim.soak_scenario import PERIOD, Scenario
+from marlgpt_sim.world.faults import Delivery
 
 CLOSER = slice(135, 139)
 """Values of the POGEMA encoding that say which moves bring the robot itself closer to its goal."""

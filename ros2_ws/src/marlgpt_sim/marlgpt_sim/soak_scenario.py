@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from marlgpt_policy.motion.safety_margins import smallest_margin
 
-from marlgpt_sim.fault_config import KINDS
 from marlgpt_sim.soak_maps import FAMILIES, PIXEL_FAMILIES
+from marlgpt_sim.world.fault_config import KINDS
 
 PERIOD = 0.05
 """s of a control period."""

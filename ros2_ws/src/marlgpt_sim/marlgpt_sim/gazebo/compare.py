@@ -78,8 +78,8 @@ def min_wall_gap(log: DriveLog) -> float | None:
     """Smallest gap between a robot's surface and an occupied pixel, m, by the recorded poses."""
     if log.map is None:
         return None
-    from marlgpt_sim.collision import wall_distance
-    from marlgpt_sim.world import _Walls
+    from marlgpt_sim.world.collision import wall_distance
+    from marlgpt_sim.world.fleet_world import _Walls
 
     walls = _Walls(log.map, False)
     least = np.inf

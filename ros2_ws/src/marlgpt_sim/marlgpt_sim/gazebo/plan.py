@@ -13,7 +13,7 @@ from marlgpt_policy.robots.robot_config import MotionLimits
 from marlgpt_policy.robots.robots_file import FleetFile, RobotEntry, load_robots
 
 from marlgpt_sim.gazebo.names import check_names
-from marlgpt_sim.spawn import place_fleet
+from marlgpt_sim.world.spawn import place_fleet
 
 BODY_LIMITS = MotionLimits(0.5, 2.0, 3.0, 6.0)
 """Of robots without a file: the fleet's usual speeds, and the accelerations of the project's own simulator."""

@@ -11,7 +11,7 @@ command of each robot stamped with the tick's time; all stand until each was hea
 reproducible, and as fast as the slower of both sides. The first tick is at one period, because time 0 means
 "no time" in ROS. With ``system_time`` stamps are the system clock's and there is no ``/clock``.
 
-With a ``fault_..._rate`` above 0, things go wrong (see ``faults.py``), and what did is published on
+With a ``fault_..._rate`` above 0, things go wrong (see ``world/faults.py``), and what did is published on
 ``sim/faults`` (marlgpt_msgs/FaultCounts). A tick in which a fault keeps a pose back waits for commands in real
 time at most and is never late. Absent robots have no odom, and NaN for a position in the truth.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_sim.spawn import place_robots
+from marlgpt_sim.world.spawn import place_robots
 
 
 @pytest.fixture

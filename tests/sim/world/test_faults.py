@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_sim.fault_config import KINDS
-from marlgpt_sim.faults import FaultConfig, Faults
-from marlgpt_sim.world import FleetWorld
+from marlgpt_sim.world.fault_config import KINDS
+from marlgpt_sim.world.faults import FaultConfig, Faults
+from marlgpt_sim.world.fleet_world import FleetWorld
 from places import ROOT
 
 DT, PERIOD = 0.01, 0.05

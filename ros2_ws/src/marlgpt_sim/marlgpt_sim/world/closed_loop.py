@@ -17,8 +17,8 @@ from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_policy.robots.robot_config import Drive, MotionLimits, RobotConfig
 
-from marlgpt_sim.spawn import place_robots
-from marlgpt_sim.world import FleetWorld
+from marlgpt_sim.world.fleet_world import FleetWorld
+from marlgpt_sim.world.spawn import place_robots
 
 PHYSICS_STEPS = 2
 """Steps of the world in one control period."""

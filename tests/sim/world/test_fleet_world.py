@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_sim.collision import SKIN
-from marlgpt_sim.dynamics import SAGITTA
-from marlgpt_sim.world import DIFFERENTIAL, HOLONOMIC, Contact, FleetWorld
+from marlgpt_sim.world.collision import SKIN
+from marlgpt_sim.world.dynamics import SAGITTA
+from marlgpt_sim.world.fleet_world import DIFFERENTIAL, HOLONOMIC, Contact, FleetWorld
 
 LIMITS = (0.5, 2.0, 3.0, 6.0)
 FAST = (50.0, 20.0, 1e4, 1e4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from marlgpt_sim.collision import SKIN, least_gap, pair_impact, wall_distance, wall_impact
+from marlgpt_sim.world.collision import SKIN, least_gap, pair_impact, wall_distance, wall_impact
 
 SAGITTA = 1e-5  # m, largest distance between a substep's arc and the chord that contacts are computed on
 RELEASE = 1e-3  # m, a contact ends (and may be counted again) once the surfaces are this far apart

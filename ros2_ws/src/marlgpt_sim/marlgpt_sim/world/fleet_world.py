@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from marlgpt_sim import dynamics
-from marlgpt_sim.collision import wall_distance
+from marlgpt_sim.world import dynamics
+from marlgpt_sim.world.collision import wall_distance
 
 if TYPE_CHECKING:
     from marlgpt_policy.grid.occupancy_map import OccupancyMap

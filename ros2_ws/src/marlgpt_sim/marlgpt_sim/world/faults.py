@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from marlgpt_sim.fault_config import KINDS, FaultConfig
-from marlgpt_sim.world import FleetWorld
+from marlgpt_sim.world.fault_config import KINDS, FaultConfig
+from marlgpt_sim.world.fleet_world import FleetWorld
 
 _ROW = {kind: row for row, kind in enumerate(KINDS)}
 _SOON = 1e-9  # s, times this close are the same
