@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 from common import finish, progress
-from marlgpt_sim.demo import Args, Processes, parameter_files, plan
+from marlgpt_sim.commands.demo import Args, Processes, parameter_files, plan
 
 TICKS = os.sysconf("SC_CLK_TCK")
 RATE = 20.0  # Hz of poses, control periods and commands

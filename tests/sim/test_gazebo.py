@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, save_map_yaml
 from marlgpt_policy.robots.robots_file import FleetFile, load_robots
-from marlgpt_sim.gazebo import command
+from marlgpt_sim.commands import gazebo as command
 from marlgpt_sim.gazebo.bridge import bridge_yaml
 from marlgpt_sim.gazebo.files import write_files
 from marlgpt_sim.gazebo.names import MAP_MODEL, links_of, names_of

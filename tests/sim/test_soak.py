@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.motion.safety_margins import smallest_margin
-from marlgpt_sim import soak, soak_report
+from marlgpt_sim import soak_report
+from marlgpt_sim.commands import soak
 from marlgpt_sim.soak_broken import RULES, broken
 from marlgpt_sim.soak_maps import FAMILIES, PIXEL_FAMILIES, draw_map
 from marlgpt_sim.soak_run import SoakRun

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from marlgpt_sim import soak
+from marlgpt_sim.commands import soak
 
 HOURS = float(os.environ.get("SOAK_HOURS", "30"))
 WORKERS = min(2, os.cpu_count() or 1)

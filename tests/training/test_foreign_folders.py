@@ -60,7 +60,7 @@ FILES = {
 READ_ONLY = ("view",)
 """Commands without an output."""
 
-MAP = Path(importlib.import_module("marlgpt_sim.demo").MAPS) / "warehouse.yaml"
+MAP = Path(importlib.import_module("marlgpt_sim.commands.demo").MAPS) / "warehouse.yaml"
 
 
 @pytest.fixture(scope="module")

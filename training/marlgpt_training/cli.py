@@ -7,7 +7,10 @@ import sys
 
 # name -> (module with Args and main, one sentence)
 COMMANDS = {
-    "demo": ("marlgpt_sim.demo", "drive a simulated fleet over ROS 2 and write summary, report and bag"),
+    "demo": (
+        "marlgpt_sim.commands.demo",
+        "drive a simulated fleet over ROS 2 and write summary, report and bag",
+    ),
     "collect": ("marlgpt_training.collect", "collect labelled expert episodes into a trajectory store"),
     "train": ("marlgpt_training.train", "train a policy on a store, with data aggregation beside it"),
     "curve": ("marlgpt_training.curve", "draw the learning curve of training runs"),
@@ -36,15 +39,18 @@ COMMANDS = {
     ),
     "import-checkpoint": ("marlgpt_training.published", "convert the published MARL-GPT checkpoint"),
     "model-card": ("marlgpt_training.model_card", "write the model card of a policy from its evaluations"),
-    "view": ("marlgpt_sim.view_command", "show the fleet live in a web browser, set goals, stop and resume"),
-    "soak": ("marlgpt_sim.soak", "drive simulated fleets for many robot-hours with all faults mixed"),
+    "view": ("marlgpt_sim.commands.view", "show the fleet live in a web browser, set goals, stop and resume"),
+    "soak": (
+        "marlgpt_sim.commands.soak",
+        "drive simulated fleets for many robot-hours with all faults mixed",
+    ),
     "gazebo": (
-        "marlgpt_sim.gazebo.command",
+        "marlgpt_sim.commands.gazebo",
         "write a Gazebo world and the bridge's configuration for a map and robots",
     ),
-    "robots": ("marlgpt_sim.robots_command", "check a robots file, alone or on a map, with a picture"),
+    "robots": ("marlgpt_sim.commands.robots", "check a robots file, alone or on a map, with a picture"),
     "map": (
-        "marlgpt_sim.map_command",
+        "marlgpt_sim.commands.map",
         "convert a map_server map into the grid a robot can drive, with a picture",
     ),
 }

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from marlgpt_policy.grid.occupancy_map import save_map_yaml
-from marlgpt_sim import hot_swap
+from marlgpt_sim.commands import hot_swap
 from marlgpt_sim.maps import two_halls
 from marlgpt_sim.output import output_folder
 

@@ -23,7 +23,7 @@ from marlgpt_sim.nodes.recorder import BagRecorder
 from marlgpt_sim.report import RunTrace
 
 if TYPE_CHECKING:
-    from marlgpt_sim.demo import Plan, Processes
+    from marlgpt_sim.commands.demo import Plan, Processes
 
 STARTUP = 120.0  # s of wall time until the first decision
 SILENCE = 60.0  # s of wall time without any message from the simulator

@@ -14,7 +14,7 @@ from rclpy.executors import SingleThreadedExecutor
 from marlgpt_sim.nodes.demo_monitor import STARTUP, Monitor, _bring_up, _follow, _spin_until
 
 if TYPE_CHECKING:
-    from marlgpt_sim.demo import Plan, Processes
+    from marlgpt_sim.commands.demo import Plan, Processes
 
 AROUND = 10.0
 """Simulated seconds before and after the swap in which gaps between decisions are looked at."""
@@ -44,7 +44,7 @@ class SwapMonitor(Monitor):
 
 
 def watch(run: Plan, processes: Processes, after: Path, broken: Path, seconds: float) -> dict:
-    """Drive, offer a broken file, swap to ``after``, drive on; see :func:`marlgpt_sim.hot_swap.run`.
+    """Drive, offer a broken file, swap to ``after``, drive on; see :func:`marlgpt_sim.commands.hot_swap.run`.
 
     Raises:
         RuntimeError: A process ended, the fleet did not configure, or nothing was heard for too long.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, save_map_yaml
 from marlgpt_policy.policy.onnx_policy import PolicyError
-from marlgpt_sim import demo
+from marlgpt_sim.commands import demo
 from rosbags.highlevel import AnyReader
 
 MARLGPT = Path(sys.executable).with_name("marlgpt")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, save_map_yaml
-from marlgpt_sim.robots_command import Args, main
+from marlgpt_sim.commands.robots import Args, main
 from marlgpt_training.cli import main as marlgpt
 from PIL import Image
 

@@ -76,7 +76,7 @@ def code_hash() -> str:
         for file in sorted(root.rglob("*.py")):
             parts = file.relative_to(root).parts
             if parts[0] in ("nodes", "view", "gazebo") or file.name in (
-                "soak.py",
+                "commands/soak.py",
                 "soak_report.py",
                 "soak_shrink.py",
             ):

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from marlgpt_sim.demo import Args as DemoArgs
-from marlgpt_sim.demo import Processes, parameter_files, plan
+from marlgpt_sim.commands.demo import Args as DemoArgs
+from marlgpt_sim.commands.demo import Processes, parameter_files, plan
 
 
 @dataclasses.dataclass
