@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from marlgpt_sim.output import LOCK, MARKER
+from marlgpt_sim.runs.output_folder import LOCK, MARKER
 from marlgpt_training import cli
 from marlgpt_training.store import Episode, write_shard
 
@@ -202,7 +202,7 @@ def test_a_store_with_a_foreign_shard_or_card_is_foreign(tmp_path, inputs, capsy
 
 HOLD = """
 import contextlib, sys, time
-from marlgpt_sim.output import output_folder
+from marlgpt_sim.runs.output_folder import output_folder
 with contextlib.ExitStack() as stack:
     for pair in sys.argv[1:]:
         folder, kind = pair.split("=")

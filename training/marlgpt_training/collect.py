@@ -13,7 +13,7 @@ from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.registry import layout_of
 from marlgpt_policy.mapf.pibt_shield import shielded
 from marlgpt_policy.policy.onnx_policy import choose_from_logits
-from marlgpt_sim.output import output_folder
+from marlgpt_sim.runs.output_folder import output_folder
 from tqdm import tqdm
 
 from marlgpt_training import games, maps, pool

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from marlgpt_policy.encoders.registry import layout_named
-from marlgpt_sim.output import check_output_file
+from marlgpt_sim.runs.output_folder import check_output_file
 from tqdm import tqdm
 
 from marlgpt_training.checkpoint import (

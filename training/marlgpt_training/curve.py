@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from marlgpt_sim.output import PICTURE, SIGNATURE, check_output_file
+from marlgpt_sim.runs.output_folder import PICTURE, SIGNATURE, check_output_file
 from tyro.conf import Positional
 
 ROLLOUTS = {

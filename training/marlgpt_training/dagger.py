@@ -18,7 +18,7 @@ from pathlib import Path
 
 from marlgpt_policy.encoders.registry import layout_of
 from marlgpt_policy.encoders.token_layout import TokenLayout
-from marlgpt_sim.workers import start
+from marlgpt_sim.runs.worker_processes import start
 
 from marlgpt_training import games
 from marlgpt_training.checkpoint import load_checkpoint, torch_forward

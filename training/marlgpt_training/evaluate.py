@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from marlgpt_sim.output import check_output_file, claim_folder
+from marlgpt_sim.runs.output_folder import check_output_file, claim_folder
 from tqdm import tqdm
 
 from marlgpt_training import maps, pool

@@ -16,7 +16,7 @@ import torch
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT, TokenLayout
 from marlgpt_policy.policy.onnx_policy import FORMAT_VERSION, OnnxPolicy
-from marlgpt_sim.output import check_output_file
+from marlgpt_sim.runs.output_folder import check_output_file
 
 from marlgpt_training.checkpoint import load_checkpoint, write_atomically
 from marlgpt_training.data import Drawing, Samples, SampleStream, compress, expand

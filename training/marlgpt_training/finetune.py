@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
-from marlgpt_sim.output import output_folder
+from marlgpt_sim.runs.output_folder import output_folder
 
 from marlgpt_training import export, train_args, tuning_data, tuning_evaluation
 from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint, torch_forward

@@ -10,7 +10,7 @@ import onnx
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, TokenLayout
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
-from marlgpt_sim.output import check_output_file
+from marlgpt_sim.runs.output_folder import check_output_file
 
 from marlgpt_training.evaluation import games
 from marlgpt_training.evaluation.report import table

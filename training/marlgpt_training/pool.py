@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from marlgpt_sim.workers import worker_pool
+from marlgpt_sim.runs.worker_processes import worker_pool
 
 BACKENDS = ("processes", "ray")
 

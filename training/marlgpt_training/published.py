@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from marlgpt_policy.encoders.token_layout import AGENTS, ATTRIBUTES, MAX_ACTIONS, POGEMA_LAYOUT, TEAMS, TIMES
-from marlgpt_sim.output import check_output_file
+from marlgpt_sim.runs.output_folder import check_output_file
 
 from marlgpt_training.checkpoint import MARKS, CheckpointError, save_checkpoint
 from marlgpt_training.model import MarlGpt, ModelConfig, preset

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
-from marlgpt_sim.output import output_folder
+from marlgpt_sim.runs.output_folder import output_folder
 from tqdm import tqdm
 
 from marlgpt_training.mapf_gpt_tokens import TOKENS, DataFormatError, decode_tokens

@@ -24,7 +24,7 @@ from marlgpt_policy.robots.robot_config import MotionLimits
 from marlgpt_sim.bags.bag_types import TopicSpec
 from marlgpt_sim.bags.bag_writer import BagWriter
 from marlgpt_sim.maps import two_halls
-from marlgpt_sim.output import check_output_file, output_folder, remove_from
+from marlgpt_sim.runs.output_folder import check_output_file, output_folder, remove_from
 from marlgpt_sim.world.closed_loop import ClosedLoop
 from tqdm import tqdm
 

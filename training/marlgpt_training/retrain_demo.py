@@ -19,7 +19,7 @@ from pathlib import Path
 from marlgpt_policy.grid.occupancy_map import save_map_yaml
 from marlgpt_sim.commands import hot_swap
 from marlgpt_sim.maps import two_halls
-from marlgpt_sim.output import output_folder
+from marlgpt_sim.runs.output_folder import output_folder
 
 from marlgpt_training import finetune, record_expert, tuning_evaluation
 from marlgpt_training.bags import importing

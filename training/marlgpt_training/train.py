@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 import torch
-from marlgpt_sim.output import output_folder
-from marlgpt_sim.workers import worker_pool
+from marlgpt_sim.runs.output_folder import output_folder
+from marlgpt_sim.runs.worker_processes import worker_pool
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 

@@ -10,7 +10,7 @@ from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.mapf.pibt_shield import shielded
 from marlgpt_policy.policy.onnx_policy import choose_from_logits
-from marlgpt_sim.workers import worker_pool
+from marlgpt_sim.runs.worker_processes import worker_pool
 from tqdm import tqdm
 
 from marlgpt_training.checkpoint import load_checkpoint, torch_forward

@@ -13,7 +13,7 @@ from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_policy.robots.robot_config import MotionLimits
-from marlgpt_sim.workers import worker_pool
+from marlgpt_sim.runs.worker_processes import worker_pool
 from marlgpt_sim.world.closed_loop import ClosedLoop
 from tqdm import tqdm
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from marlgpt_sim.output import check_output_file, output_folder
+from marlgpt_sim.runs.output_folder import check_output_file, output_folder
 from tqdm import tqdm
 
 from marlgpt_training.bags.one_bag import Import

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from marlgpt_sim.output import check_output_file
+from marlgpt_sim.runs.output_folder import check_output_file
 
 from marlgpt_training.collect import HELD_OUT
 from marlgpt_training.environments.grf import Grf

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders.smax import MOVES
-from marlgpt_sim.output import check_output_file
+from marlgpt_sim.runs.output_folder import check_output_file
 from tqdm import tqdm
 
 from marlgpt_training.environments.smax import rules

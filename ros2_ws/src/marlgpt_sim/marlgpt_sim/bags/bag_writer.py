@@ -23,7 +23,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from marlgpt_sim.bags.bag_metadata import write_metadata
 from marlgpt_sim.bags.bag_types import load_types
-from marlgpt_sim.output import MARKER
+from marlgpt_sim.runs.output_folder import MARKER
 
 _BAG_VERSION = 9
 _TRANSFORMS = "tf2_msgs/msg/TFMessage"
@@ -38,7 +38,7 @@ class BagWriter:
     begins with the last message of every latched topic.
 
     Args:
-        path: Folder of the bag; must not exist, or be claimed (:mod:`marlgpt_sim.output`) and hold no bag.
+        path: Folder of the bag; must not exist, or be claimed (:mod:`marlgpt_sim.runs.output_folder`) and hold no bag.
         packages: Packages of the message types to come, other than those of ROS itself.
         flush_period: Seconds (wall time) between two times that all messages are forced to disk; zero does so
             after every message.

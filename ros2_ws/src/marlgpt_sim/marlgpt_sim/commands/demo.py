@@ -21,8 +21,8 @@ from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, load_map_yaml
 from marlgpt_policy.policy.policy_process import PolicyProcess
 
-from marlgpt_sim.output import output_folder, remove_from
-from marlgpt_sim.report import RunTrace, picture, write_report
+from marlgpt_sim.runs.output_folder import output_folder, remove_from
+from marlgpt_sim.runs.report import RunTrace, picture, write_report
 from marlgpt_sim.world.spawn import place_robots
 
 RADII = (0.22, 0.18, 0.15, 0.12)

@@ -10,7 +10,7 @@ from marlgpt_policy.grid.grid_picture import draw_grid
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
 
-from marlgpt_sim.output import PICTURE, check_output_file
+from marlgpt_sim.runs.output_folder import PICTURE, check_output_file
 
 
 @dataclasses.dataclass

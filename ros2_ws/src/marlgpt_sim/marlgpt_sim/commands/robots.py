@@ -19,7 +19,7 @@ from marlgpt_policy.grid.occupancy_map import load_map_yaml
 from marlgpt_policy.robots.robot_config import Status
 from marlgpt_policy.robots.robots_file import FleetFile, RobotEntry, load_robots
 
-from marlgpt_sim.output import PICTURE, check_output_file
+from marlgpt_sim.runs.output_folder import PICTURE, check_output_file
 
 SOURCES = {
     "odom": "Odometry on {0.pose_topic}",

@@ -23,13 +23,13 @@ import marlgpt_policy
 from tqdm import tqdm
 
 import marlgpt_sim
-from marlgpt_sim.output import output_folder
+from marlgpt_sim.runs.output_folder import output_folder
+from marlgpt_sim.runs.worker_processes import end_with_parent
 from marlgpt_sim.soak_broken import broken
 from marlgpt_sim.soak_report import in_words, passed, summarise
 from marlgpt_sim.soak_run import SoakRun
 from marlgpt_sim.soak_scenario import PERIOD, Event, Scenario, draw
 from marlgpt_sim.soak_shrink import Budget, cut_down
-from marlgpt_sim.workers import end_with_parent
 
 Mode = Literal["centralised", "decentralised"]
 Rule = Literal["coupling", "docking", "settling", "goals"]

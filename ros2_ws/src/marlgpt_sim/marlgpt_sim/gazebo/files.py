@@ -9,7 +9,7 @@ from marlgpt_sim.gazebo.bridge import bridge_yaml
 from marlgpt_sim.gazebo.check import check_files
 from marlgpt_sim.gazebo.plan import GazeboPlan
 from marlgpt_sim.gazebo.world import WorldOptions, world_sdf
-from marlgpt_sim.output import claim_folder
+from marlgpt_sim.runs.output_folder import claim_folder
 
 
 @dataclass(frozen=True)

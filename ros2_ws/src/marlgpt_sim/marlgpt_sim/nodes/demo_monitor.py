@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from marlgpt_sim.bags.bag_types import TopicSpec
 from marlgpt_sim.nodes.recorder import BagRecorder
-from marlgpt_sim.report import RunTrace
+from marlgpt_sim.runs.report import RunTrace
 
 if TYPE_CHECKING:
     from marlgpt_sim.commands.demo import Plan, Processes

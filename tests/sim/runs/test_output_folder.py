@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from marlgpt_sim import output
-from marlgpt_sim.output import (
+from marlgpt_sim.runs import output_folder as output
+from marlgpt_sim.runs.output_folder import (
     LOCK,
     MARKER,
     FolderError,
@@ -22,7 +22,7 @@ from marlgpt_sim.output import (
 
 HOLD = """
 import sys, time
-from marlgpt_sim.output import output_folder
+from marlgpt_sim.runs.output_folder import output_folder
 with output_folder(sys.argv[1], "demo"):
     print("in", flush=True)
     time.sleep(600)

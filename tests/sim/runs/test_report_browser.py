@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from marlgpt_policy.grid.geometry import rotate
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_sim.report import RunTrace, write_report
+from marlgpt_sim.runs.report import RunTrace, write_report
 from PIL import Image
 from scipy.ndimage import label
 

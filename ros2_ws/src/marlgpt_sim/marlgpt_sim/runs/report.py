@@ -20,8 +20,8 @@ from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
 from PIL import Image
 
-from marlgpt_sim.report_picture import picture
-from marlgpt_sim.run_trace import (
+from marlgpt_sim.runs.report_picture import picture
+from marlgpt_sim.runs.run_trace import (
     LARGEST_SAMPLES,
     STATUS_NAMES,
     RunTrace,

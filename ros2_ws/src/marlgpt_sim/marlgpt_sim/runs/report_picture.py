@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from marlgpt_policy.grid.geometry import rotate
 
-from marlgpt_sim.run_trace import RunTrace, view_of
+from marlgpt_sim.runs.run_trace import RunTrace, view_of
 
 _COLOURS = {
     "floor": "#ffffff",

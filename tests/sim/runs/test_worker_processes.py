@@ -7,13 +7,13 @@ import sys
 import time
 
 import pytest
-from marlgpt_sim.workers import worker_pool
+from marlgpt_sim.runs.worker_processes import worker_pool
 
 STARTS = """
 import os, sys, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from marlgpt_sim.workers import end_with_parent
+from marlgpt_sim.runs.worker_processes import end_with_parent
 
 if __name__ == "__main__":
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent)
@@ -74,7 +74,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
-    from marlgpt_sim import workers
+    from marlgpt_sim.runs import worker_processes as workers
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     sys.modules["slow"] = type(sys)("slow")  # not imported here
     def work(): pass
@@ -121,7 +121,7 @@ def test_a_worker_whose_parent_is_gone_already_does_nothing(tmp_path):
         [
             sys.executable,
             "-c",
-            "from marlgpt_sim.workers import end_with_parent; end_with_parent(1); print('works')",
+            "from marlgpt_sim.runs.worker_processes import end_with_parent; end_with_parent(1); print('works')",
         ],
         capture_output=True,
         text=True,

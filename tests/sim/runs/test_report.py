@@ -14,7 +14,7 @@ import pytest
 from marlgpt_policy.grid.geometry import wrap_angle
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_sim.report import LARGEST_SAMPLES, RunTrace, encode_trace, picture, throughput, write_report
+from marlgpt_sim.runs.report import LARGEST_SAMPLES, RunTrace, encode_trace, picture, throughput, write_report
 from PIL import Image
 
 EVIL = [
