@@ -1,8 +1,8 @@
 """``marlgpt soak``: many robot-hours of drawn worlds in which everything goes wrong; what fails is cut down and kept.
 
-Each run is drawn from one seed (``soak_scenario.py``) and simulated in one process (``soak_run.py``) under two judges:
+Each run is drawn from one seed (``soak/scenario.py``) and simulated in one process (``soak/soak_run.py``) under two judges:
 the simulator's own counter and an independent checker. A run that fails is cut down to a small one that still does
-(``soak_shrink.py``) and written to ``OUT/failures``, from where ``--replay`` repeats it.
+(``soak/cut_down.py``) and written to ``OUT/failures``, from where ``--replay`` repeats it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tqdm import tqdm
 import marlgpt_sim
 from marlgpt_sim.runs.output_folder import output_folder
 from marlgpt_sim.runs.worker_processes import end_with_parent
-from marlgpt_sim.soak_broken import broken
-from marlgpt_sim.soak_report import in_words, passed, summarise
-from marlgpt_sim.soak_run import SoakRun
-from marlgpt_sim.soak_scenario import PERIOD, Event, Scenario, draw
-from marlgpt_sim.soak_shrink import Budget, cut_down
+from marlgpt_sim.soak.broken_rules import broken
+from marlgpt_sim.soak.cut_down import Budget, cut_down
+from marlgpt_sim.soak.scenario import PERIOD, Event, Scenario, draw
+from marlgpt_sim.soak.soak_report import in_words, passed, summarise
+from marlgpt_sim.soak.soak_run import SoakRun
 
 Mode = Literal["centralised", "decentralised"]
 Rule = Literal["coupling", "docking", "settling", "goals"]
@@ -77,8 +77,8 @@ def code_hash() -> str:
             parts = file.relative_to(root).parts
             if parts[0] in ("nodes", "view", "gazebo") or file.name in (
                 "commands/soak.py",
-                "soak_report.py",
-                "soak_shrink.py",
+                "soak/soak_report.py",
+                "soak/cut_down.py",
             ):
                 continue
             digest.update(file.read_bytes())

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from marlgpt_sim.soak_drivers import View
-from marlgpt_sim.soak_scenario import PERIOD, Event, Scenario
+from marlgpt_sim.soak.drivers import View
+from marlgpt_sim.soak.scenario import PERIOD, Event, Scenario
 
 PATIENCE = 30.0
 """s for which the adversary waits for its moment."""

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from marlgpt_sim.soak_drivers import View
+from marlgpt_sim.soak.drivers import View
 
 NEARBY = 0.3
 """m beside the way of a docking robot that count as beside it."""

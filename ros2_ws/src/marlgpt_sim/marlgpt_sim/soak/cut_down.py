@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from marlgpt_sim.soak_scenario import PERIOD, Event, Scenario
+from marlgpt_sim.soak.scenario import PERIOD, Event, Scenario
 
 AFTER = 1.0
 """s of a shortened run after the failure that was seen."""

@@ -16,13 +16,13 @@ from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyError
 from marlgpt_policy.robots.robot_config import Drive, MotionLimits, RobotConfig
 
-from marlgpt_sim.independent_checker import WALL, IndependentChecker
-from marlgpt_sim.soak_adversary import Adversary
-from marlgpt_sim.soak_drivers import CentralDriver, LoneDriver, policy_of
-from marlgpt_sim.soak_goals import GoalLedger
-from marlgpt_sim.soak_maps import draw_map
-from marlgpt_sim.soak_scenario import PERIOD, Event, Scenario, draw_events
-from marlgpt_sim.soak_situations import Situations
+from marlgpt_sim.soak.adversary import Adversary
+from marlgpt_sim.soak.drawn_maps import draw_map
+from marlgpt_sim.soak.drivers import CentralDriver, LoneDriver, policy_of
+from marlgpt_sim.soak.goal_ledger import GoalLedger
+from marlgpt_sim.soak.independent_checker import WALL, IndependentChecker
+from marlgpt_sim.soak.scenario import PERIOD, Event, Scenario, draw_events
+from marlgpt_sim.soak.situations import Situations
 from marlgpt_sim.world.fault_config import KINDS, FaultConfig
 from marlgpt_sim.world.faults import Faults
 from marlgpt_sim.world.fleet_world import FleetWorld

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from marlgpt_policy.motion.safety_margins import smallest_margin
 
-from marlgpt_sim.soak_maps import FAMILIES, PIXEL_FAMILIES
+from marlgpt_sim.soak.drawn_maps import FAMILIES, PIXEL_FAMILIES
 from marlgpt_sim.world.fault_config import KINDS
 
 PERIOD = 0.05

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_sim.independent_checker import WALL, IndependentChecker, closest_approach, square_distance
+from marlgpt_sim.soak.independent_checker import WALL, IndependentChecker, closest_approach, square_distance
 from marlgpt_sim.world.fleet_world import FleetWorld
 
 metre = st.floats(-2.0, 2.0)

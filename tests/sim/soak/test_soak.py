@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.motion.safety_margins import smallest_margin
-from marlgpt_sim import soak_report
 from marlgpt_sim.commands import soak
-from marlgpt_sim.soak_broken import RULES, broken
-from marlgpt_sim.soak_maps import FAMILIES, PIXEL_FAMILIES, draw_map
-from marlgpt_sim.soak_run import SoakRun
-from marlgpt_sim.soak_scenario import Event, Scenario, draw, draw_events
+from marlgpt_sim.soak import soak_report
+from marlgpt_sim.soak.broken_rules import RULES, broken
+from marlgpt_sim.soak.drawn_maps import FAMILIES, PIXEL_FAMILIES, draw_map
+from marlgpt_sim.soak.scenario import Event, Scenario, draw, draw_events
+from marlgpt_sim.soak.soak_run import SoakRun
 
 MODEL = soak.shipped_policy()
 CASES = sorted((Path(__file__).parent / "cases").glob("*.json"))

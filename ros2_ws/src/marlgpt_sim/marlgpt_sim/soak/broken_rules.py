@@ -12,7 +12,7 @@ from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.motion.edge_coupling import Edges
 from marlgpt_policy.motion.reservations import Reservations
 
-from marlgpt_sim.soak_rules import SettlingWatch
+from marlgpt_sim.soak.rule_watch import SettlingWatch
 
 FORGETS_EVERY = 600
 """Control periods between two goals that a forgetful fleet loses: one in half a minute."""

@@ -22,8 +22,8 @@ from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyOutput
 from marlgpt_policy.robots.robot_config import RobotConfig
 
-from marlgpt_sim.soak_rules import SettlingWatch
-from marlgpt_sim.soak_scenario import PERIOD, Scenario
+from marlgpt_sim.soak.rule_watch import SettlingWatch
+from marlgpt_sim.soak.scenario import PERIOD, Scenario
 from marlgpt_sim.world.faults import Delivery
 
 CLOSER = slice(135, 139)
@@ -96,7 +96,7 @@ class CentralDriver:
     """A ``Fleet``.
 
     Attributes:
-        breaches: what broke a rule of the argument in the last period (``soak_rules.py``).
+        breaches: what broke a rule of the argument in the last period (``soak/rule_watch.py``).
     """
 
     def __init__(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
-from marlgpt_sim.soak_maps import FAMILIES, PIXEL_FAMILIES
-from marlgpt_sim.soak_scenario import AIMS, OPERATOR_KINDS
-from marlgpt_sim.soak_situations import SITUATIONS
+from marlgpt_sim.soak.drawn_maps import FAMILIES, PIXEL_FAMILIES
+from marlgpt_sim.soak.scenario import AIMS, OPERATOR_KINDS
+from marlgpt_sim.soak.situations import SITUATIONS
 from marlgpt_sim.world.fault_config import KINDS
 
 Result = dict[str, Any]
