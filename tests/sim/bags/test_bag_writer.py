@@ -134,7 +134,7 @@ def ros(monkeypatch: pytest.MonkeyPatch):
 def test_records_dds_traffic(ros, tmp_path: Path) -> None:
     """Bytes that crossed DDS lie in the bag, with the publishers' profiles; a latched map too."""
     import rclpy
-    from marlgpt_sim.nodes.recorder import BagRecorder
+    from marlgpt_sim.nodes.recorder_node import BagRecorder
     from nav_msgs.msg import OccupancyGrid, Odometry
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -199,7 +199,7 @@ def test_node_survives_signals(ros, tmp_path: Path, how: signal.Signals) -> None
 
     talker = rclpy.create_node("talker", context=ros)
     publisher = talker.create_publisher(String, "chatter", 100)
-    command = [sys.executable, "-m", "marlgpt_sim.nodes.recorder", "--ros-args"]
+    command = [sys.executable, "-m", "marlgpt_sim.nodes.recorder_node", "--ros-args"]
     command += ["-p", f"output:={tmp_path / 'bag'}", "-p", "topics:=[chatter]", "-p", "flush_period:=0.5"]
     process = subprocess.Popen(command)
     try:

@@ -51,7 +51,7 @@ def recorded(tmp_path_factory):
             names, f"policy:={POLICY}", "providers:=[CPUExecutionProvider]", "use_sim_time:=true", "autostart:=true",
             "trigger:=poses", "latency:=-1.0", "stamped_cmd_vel:=true",
         ],
-        "marlgpt_sim.nodes.recorder": [f"output:={folder / 'bag'}", "max_duration:=8.0", "use_sim_time:=true"],
+        "marlgpt_sim.nodes.recorder_node": [f"output:={folder / 'bag'}", "max_duration:=8.0", "use_sim_time:=true"],
     }  # fmt: skip
     running = []
     try:

@@ -216,7 +216,7 @@ def test_robots_without_a_start_stand_clear_of_those_with_one():
 
 
 def test_poses_as_bytes_are_what_ros_reads():
-    from marlgpt_sim.nodes.cdr import PoseBytes
+    from marlgpt_sim.nodes.sim_messages import PoseBytes
     from rclpy.serialization import deserialize_message
 
     for kind in (PoseStamped, PoseWithCovarianceStamped):

@@ -2,7 +2,7 @@
 
 A bag is a folder with ``.mcap`` files and a ``metadata.yaml``, as ``ros2 bag record -s mcap`` writes it:
 ``ros2 bag`` and Foxglove open it. Messages arrive as the CDR bytes that crossed the wire and are stored
-unchanged. `marlgpt_sim.nodes.recorder` feeds this writer from subscriptions.
+unchanged. `marlgpt_sim.nodes.recorder_node` feeds this writer from subscriptions.
 
 A thread forces what was written to disk every half second, whether or not more messages come, so a killed process
 loses at most that much; `bag_recovery.recover` turns what it left into a complete bag, and `marlgpt import-bag` reads

@@ -19,7 +19,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from tqdm import tqdm
 
 from marlgpt_sim.bags.bag_types import TopicSpec
-from marlgpt_sim.nodes.recorder import BagRecorder
+from marlgpt_sim.nodes.recorder_node import BagRecorder
 from marlgpt_sim.runs.report import RunTrace
 
 if TYPE_CHECKING:

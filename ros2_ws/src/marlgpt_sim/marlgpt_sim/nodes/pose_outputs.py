@@ -11,7 +11,7 @@ from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from marlgpt_sim.nodes.cdr import OdometryBytes, PoseBytes
+from marlgpt_sim.nodes.sim_messages import OdometryBytes, PoseBytes
 
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 TF = QoSProfile(

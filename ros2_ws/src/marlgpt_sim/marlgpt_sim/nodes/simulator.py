@@ -39,9 +39,9 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from rosgraph_msgs.msg import Clock
 
-from marlgpt_sim.nodes.cdr import TruthBytes, read_twist, read_twist_stamped
 from marlgpt_sim.nodes.pose_outputs import make_outputs
-from marlgpt_sim.nodes.running import run
+from marlgpt_sim.nodes.run_node import run
+from marlgpt_sim.nodes.sim_messages import TruthBytes, read_twist, read_twist_stamped
 
 from ..fault_config import FaultConfig
 from ..faults import Faults

@@ -27,7 +27,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
-from marlgpt_sim.nodes.running import run
+from marlgpt_sim.nodes.run_node import run
 
 MODES = ("lifelong", "once")
 CONTROLS = ("centralised", "decentralised")

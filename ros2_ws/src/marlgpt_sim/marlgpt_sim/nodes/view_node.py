@@ -27,8 +27,8 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 
-from marlgpt_sim.nodes.orders import Orders
-from marlgpt_sim.nodes.running import run
+from marlgpt_sim.nodes.operator_calls import Orders
+from marlgpt_sim.nodes.run_node import run
 from marlgpt_sim.view.access import Access
 from marlgpt_sim.view.picture import Picture
 from marlgpt_sim.view.server import ViewServer

@@ -30,8 +30,8 @@ from marlgpt_sim.bags.bag_recovery import recover  # noqa: E402
 from marlgpt_sim.bags.bag_types import TopicSpec  # noqa: E402
 from marlgpt_sim.bags.bag_writer import BagWriter  # noqa: E402
 from marlgpt_sim.nodes.demo_monitor import Monitor  # noqa: E402
-from marlgpt_sim.nodes.orders import _awaitable  # noqa: E402
-from marlgpt_sim.nodes.recorder import RecorderNode  # noqa: E402
+from marlgpt_sim.nodes.operator_calls import _awaitable  # noqa: E402
+from marlgpt_sim.nodes.recorder_node import RecorderNode  # noqa: E402
 from marlgpt_sim.nodes.simulator import Simulator  # noqa: E402
 from marlgpt_sim.nodes.task_source import TaskSource  # noqa: E402
 from marlgpt_sim.nodes.view_node import ViewNode  # noqa: E402
@@ -64,7 +64,7 @@ COVERED = {
         },
         "test_answers_to_the_view_survive": {"self._on_radius"},
     },
-    "orders.py": {
+    "nodes/operator_calls.py": {
         "test_answers_to_the_view_survive": {
             "lambda _: loop.call_soon_threadsafe(hand_over)", "lambda done: self._on_result(command.robot, done)",
         },
