@@ -12,7 +12,7 @@ from pathlib import Path
 from launch.actions import GroupAction, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import PushRosNamespace
-from marlgpt_sim import launching
+from marlgpt_sim import launch_support as launching
 
 from launch import LaunchContext, LaunchDescription
 

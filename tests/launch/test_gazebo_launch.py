@@ -8,7 +8,7 @@ from pathlib import Path
 from places import ROOT
 
 LAUNCH = ROOT / "launch"
-SHARED = LAUNCH.parent / "ros2_ws/src/marlgpt_sim/marlgpt_sim/launching.py"
+SHARED = LAUNCH.parent / "ros2_ws/src/marlgpt_sim/marlgpt_sim/launch_support.py"
 
 
 def table(path: Path, variable: str) -> dict[str, str]:
