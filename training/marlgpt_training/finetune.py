@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
+from marlgpt_policy.policy.shipped_files import shipped_file
 from marlgpt_sim.runs.output_folder import output_folder
 
 from marlgpt_training import export, train_args, tuning_data, tuning_evaluation
@@ -31,7 +32,7 @@ from marlgpt_training.store import shards
 from marlgpt_training.train import StopRequest, Trainer, run
 from marlgpt_training.tuning_evaluation import Budget, hash_of
 
-SHIPPED = Path(__file__).resolve().parents[2] / "ros2_ws/src/marlgpt_policy/models/pogema.safetensors"
+SHIPPED = shipped_file("marlgpt_policy", "models/pogema.safetensors")
 STOPPED = 130
 
 

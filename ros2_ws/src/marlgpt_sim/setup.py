@@ -28,7 +28,7 @@ setup(
     entry_points={
         "console_scripts": [
             f"map_publisher = {NAME}.nodes.map_publisher:main",
-            f"recorder = {NAME}.nodes.recorder:main",
+            f"recorder = {NAME}.nodes.recorder_node:main",
             f"simulator = {NAME}.nodes.simulator:main",
             f"task_source = {NAME}.nodes.task_source:main",
             f"view_node = {NAME}.nodes.view_node:main",

@@ -82,7 +82,7 @@ COVERED = {
 
 def test_every_callback_is_fuzzed():
     """A new subscription, service or action needs a place in one of the tests below, or in those of poses."""
-    elsewhere = (Path(__file__).parent / "test_poses.py").read_text(encoding="utf-8")
+    elsewhere = (Path(__file__).parent / "test_pose_sources.py").read_text(encoding="utf-8")
     for tests in COVERED.values():
         assert all(name in globals() or f"def {name}(" in elsewhere for name in tests)
     assert callbacks(NODES) == {name: set().union(*tests.values()) for name, tests in COVERED.items()}

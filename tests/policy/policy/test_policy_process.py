@@ -11,10 +11,10 @@ import pytest
 from bad_policies import GOAL_COLUMN, GOAL_ROW, endless_load, endless_on_observations, endless_towards
 from fleet_bench import write_policy
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_policy.nodes.parameters import shipped_policy
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyError, PolicyLate
 from marlgpt_policy.policy.policy_process import LEAST_ROWS, PolicyProcess
 from marlgpt_policy.policy.probes import SIDE, sample
+from marlgpt_policy.policy.shipped_files import shipped_policy
 
 CPU = ("CPUExecutionProvider",)
 HARM = (0, -4)

@@ -8,8 +8,8 @@ from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
-from marlgpt_policy.nodes.parameters import shipped_policy
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
+from marlgpt_policy.policy.shipped_files import shipped_policy
 from marlgpt_policy.robots.robots_file import FleetFile
 from marlgpt_sim.world.fleet_world import FleetWorld
 from marlgpt_sim.world.spawn import place_robots

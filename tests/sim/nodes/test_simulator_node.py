@@ -21,7 +21,7 @@ from geometry_msgs.msg import PoseArray, PoseStamped, Twist, TwistStamped  # noq
 from marlgpt_msgs.msg import FaultCounts, FleetState, RobotState, SimStatus  # noqa: E402
 from marlgpt_msgs.srv import GetGrid  # noqa: E402
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, from_occupancy_grid, load_map_yaml, save_map_yaml  # noqa: E402
-from marlgpt_sim.nodes import sim_messages as cdr
+from marlgpt_sim.nodes import sim_messages as cdr  # noqa: E402
 from marlgpt_sim.nodes.task_source import GoalStream, grid_of  # noqa: E402
 from nav_msgs.msg import OccupancyGrid, Odometry  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402

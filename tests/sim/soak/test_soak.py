@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.motion.safety_margins import smallest_margin
+from marlgpt_policy.policy.shipped_files import shipped_policy
 from marlgpt_sim.commands import soak
 from marlgpt_sim.soak import soak_report
 from marlgpt_sim.soak.broken_rules import RULES, broken
@@ -16,7 +17,7 @@ from marlgpt_sim.soak.drawn_maps import FAMILIES, PIXEL_FAMILIES, draw_map
 from marlgpt_sim.soak.scenario import Event, Scenario, draw, draw_events
 from marlgpt_sim.soak.soak_run import SoakRun
 
-MODEL = soak.shipped_policy()
+MODEL = shipped_policy()
 CASES = sorted((Path(__file__).parent / "cases").glob("*.json"))
 QUIET = Scenario(
     seed=4, family="hall", cells=36, placed=8, robots=tuple(range(8)), ticks=1200, first_settle=0.0

@@ -14,7 +14,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("marlgpt_msgs")
 
-from marlgpt_sim.nodes import operator_calls as orders
+from marlgpt_sim.nodes import operator_calls as orders  # noqa: E402
 from marlgpt_sim.nodes.operator_calls import Orders  # noqa: E402
 from marlgpt_sim.view.picture import Picture  # noqa: E402
 from marlgpt_sim.view.protocol import Command  # noqa: E402

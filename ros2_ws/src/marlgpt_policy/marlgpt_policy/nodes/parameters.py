@@ -13,6 +13,7 @@ from rclpy.parameter import Parameter
 
 from marlgpt_policy.fleet.fleet_config import EXECUTIONS, FleetConfig
 from marlgpt_policy.policy.onnx_policy import PROVIDERS
+from marlgpt_policy.policy.shipped_files import shipped_policy
 from marlgpt_policy.robots.robot_config import RobotConfig
 from marlgpt_policy.robots.robots_file import FleetFile, load_robots
 from marlgpt_policy.robots.robots_keys import DRIVES, LIMITS, LONGEST_NAME, POSE_SOURCES, check_name
@@ -242,13 +243,3 @@ def _latency(values: dict[str, Any]) -> float | None:
     if values["latency"] >= 0:
         return values["latency"]
     return None if values["trigger"] == "poses" else 2.0 / values["control_rate"]
-
-
-def shipped_policy() -> Path:
-    """The policy file that comes with this package, installed or in the source tree."""
-    source = Path(__file__).resolve().parents[2] / "models" / "pogema.onnx"
-    if source.is_file():
-        return source
-    from ament_index_python.packages import get_package_share_directory
-
-    return Path(get_package_share_directory("marlgpt_policy")) / "models" / "pogema.onnx"

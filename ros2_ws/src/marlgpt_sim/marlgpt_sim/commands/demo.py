@@ -20,6 +20,7 @@ from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, load_map_yaml
 from marlgpt_policy.policy.policy_process import PolicyProcess
+from marlgpt_policy.policy.shipped_files import shipped_file
 
 from marlgpt_sim.runs.output_folder import output_folder, remove_from
 from marlgpt_sim.runs.report import RunTrace, picture, write_report
@@ -27,7 +28,7 @@ from marlgpt_sim.world.spawn import place_robots
 
 RADII = (0.22, 0.18, 0.15, 0.12)
 """Radii in m that the demo chooses from: a mid-size mobile base down to a small TurtleBot."""
-MAPS = Path(__file__).resolve().parents[1] / "maps"
+MAPS = shipped_file("marlgpt_sim", "maps")
 
 
 @dataclasses.dataclass
@@ -118,7 +119,7 @@ def plan(args: Args) -> Plan:
     for name, allowed in (("record", ("auto", "all", "fleet")), ("mode", ("lifelong", "once"))):
         if getattr(args, name) not in allowed:
             raise ValueError(f"--{name} {getattr(args, name)}: choose one of {', '.join(allowed)}")
-    from marlgpt_policy.nodes.parameters import shipped_policy
+    from marlgpt_policy.policy.shipped_files import shipped_policy
 
     policy = Path(args.policy).resolve() if args.policy else shipped_policy()
     # In a process of its own, with a deadline: a file that never loads must not hang the command either.

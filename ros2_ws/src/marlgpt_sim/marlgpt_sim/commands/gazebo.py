@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from marlgpt_policy.policy.shipped_files import shipped_file
+
 from marlgpt_sim.gazebo.files import write_files
 from marlgpt_sim.gazebo.plan import plan_from_files
 from marlgpt_sim.gazebo.world import WorldOptions, wall_boxes
 
-MAPS = Path(__file__).resolve().parents[2] / "maps"
+MAPS = shipped_file("marlgpt_sim", "maps")
 
 
 @dataclasses.dataclass

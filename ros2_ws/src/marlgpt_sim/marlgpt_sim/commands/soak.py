@@ -1,8 +1,8 @@
 """``marlgpt soak``: many robot-hours of drawn worlds in which everything goes wrong; what fails is cut down and kept.
 
-Each run is drawn from one seed (``soak/scenario.py``) and simulated in one process (``soak/soak_run.py``) under two judges:
-the simulator's own counter and an independent checker. A run that fails is cut down to a small one that still does
-(``soak/cut_down.py``) and written to ``OUT/failures``, from where ``--replay`` repeats it.
+Each run is drawn from one seed (``soak/scenario.py``) and simulated in one process (``soak/soak_run.py``) under two
+judges: the simulator's own counter and an independent checker. A run that fails is cut down to a small one that still
+does (``soak/cut_down.py``) and written to ``OUT/failures``, from where ``--replay`` repeats it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import marlgpt_policy
+from marlgpt_policy.policy.shipped_files import shipped_policy
 from tqdm import tqdm
 
 import marlgpt_sim
@@ -83,16 +84,6 @@ def code_hash() -> str:
                 continue
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def shipped_policy() -> Path:
-    """The ONNX file that comes with the project, in its tree or installed."""
-    policy = Path(__file__).resolve().parents[2] / "marlgpt_policy/models/pogema.onnx"
-    if policy.is_file():
-        return policy
-    from ament_index_python.packages import get_package_share_directory
-
-    return Path(get_package_share_directory("marlgpt_policy")) / "models" / "pogema.onnx"
 
 
 def simulate(scenario: Scenario, policy: Path, rule: str | None = None) -> SoakRun:

@@ -42,11 +42,10 @@ from rosgraph_msgs.msg import Clock
 from marlgpt_sim.nodes.pose_outputs import make_outputs
 from marlgpt_sim.nodes.run_node import run
 from marlgpt_sim.nodes.sim_messages import TruthBytes, read_twist, read_twist_stamped
-
-from ..fault_config import FaultConfig
-from ..faults import Faults
-from ..spawn import place_fleet
-from ..world import FleetWorld
+from marlgpt_sim.world.fault_config import FaultConfig
+from marlgpt_sim.world.faults import Faults
+from marlgpt_sim.world.fleet_world import FleetWorld
+from marlgpt_sim.world.spawn import place_fleet
 
 STATUS_RATE = 5.0  # Hz of simulated time
 REPEAT_AFTER = 0.5  # s of wall time without an answer, after which a lockstep tick is published again
