@@ -455,3 +455,28 @@ def test_a_robot_whose_poses_end_on_the_way_does_not_run_past_its_cell(drive):
         sim.silent = set()
         sim.run(4.0)
         assert sim.fleet.goals_reached[0] == 1
+
+
+@pytest.mark.parametrize("first", np.arange(0.0, 2.4, 0.1).round(1).tolist())
+def test_who_does_not_know_how_far_it_has_turned_does_not_drive_off_beside_its_way(first):
+    """Commands act 0.2 s late, and from some moment of a turn on poses are half a second old."""
+    sim = hall((2, 0), latency=0.4)
+    sim.world.poses[0, 2] = -np.pi / 2  # its goal lies behind it: a whole turn, then the way
+    sim.go(0, (0, 0))
+    line = sim.grid.centre(np.array([2, 0]))[0]
+    measured, pending, aside = [], [np.zeros((1, 3))] * 4, 0.0
+    for period in range(120):
+        measured.append((sim.time, sim.world.poses[0].copy()))
+        late = 0.5 if first <= sim.time < first + 2.0 else 0.0
+        time, pose = max(
+            (m for m in measured if m[0] <= sim.time - late + 1e-9), key=lambda m: m[0], default=measured[0]
+        )
+        if time >= sim.fleet.pose_time[0]:
+            sim.fleet.update_pose(0, *pose, time)
+        pending.append(sim.fleet.tick(sim.time).commands)
+        for _ in range(5):
+            sim.world.step(pending[period], PERIOD / 5)
+        sim.time += PERIOD
+        aside = max(aside, abs(sim.world.poses[0, 0] - line))
+    assert aside < 0.02
+    assert sim.world.poses[0, 1] > sim.grid.centre(np.array([1, 0]))[1], "it drives all the same"

@@ -8,7 +8,6 @@ that it holds.
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,7 @@ from marlgpt_policy.grid.geometry import distance_to_segment
 from marlgpt_policy.grid.goal_cell import GoalError
 from marlgpt_policy.grid.nav_grid import Cell, NavGrid
 from marlgpt_policy.motion.clear_way import free_ahead
+from marlgpt_policy.motion.dead_reckoning import DeadReckoning, displacement
 from marlgpt_policy.motion.docking import DOCKING_SPEED, astray
 from marlgpt_policy.motion.docking_cell import DOCKING_GAP, docking_cell, touched
 from marlgpt_policy.motion.safety_margins import TRACKING_ERROR
@@ -147,7 +147,7 @@ class Lone:
         self._remembered = -math.inf
         self._last_message = -math.inf
         self._tell = False  # something changed that others wait for
-        self._speeds: deque[float] = deque(maxlen=64)  # m/s commanded lately
+        self._reckoning, self._driven, self._last_tick = DeadReckoning(1), np.zeros(3), -math.inf
 
     # Inputs ---------------------------------------------------------------------------------------------
 
@@ -223,9 +223,11 @@ class Lone:
         Raises:
             PolicyError: The policy failed; the robot must be stopped.
         """
-        if now < self._last_message:
-            self.pose_time = -math.inf  # no pose is known to be recent any more
+        if now < self._last_message or now < self._last_tick:
+            self.pose_time = self._last_tick = -math.inf  # no pose is known to be recent any more
+            self._reckoning.forget_times()
             self.restart()
+        self._reckon(now)
         age = now - self.pose_time
         fresh = -2 * self.config.control_period <= age <= self.config.pose_timeout
         reached = False
@@ -380,26 +382,37 @@ class Lone:
             self.command = np.zeros(3)
             return
         start, end, _ = self._ends()
-        latency = self.config.latency + max(0.0, now - self.pose_time)
+        latency, period, measured = (
+            self.config.latency,
+            self.config.control_period,
+            np.array([self.pose_time]),
+        )
         limits = self.robot.limits.as_row()
         if not self.docked:
             limits[0] = min(limits[0], DOCKING_SPEED)
-        share, blocked = self._clear(start, end)
+        here = self.pose + self._driven
+        share, blocked = self._clear(here[:2], start, end)
+        speed = np.array([np.hypot(self.command[0], self.command[1])])
+        blocked |= bool(
+            self._reckoning.disoriented(measured, now, latency, period, speed, limits[None, 2])[0]
+        )
         result = track(
-            self.pose[None], self.command[None], start[None], end[None], np.array([share]), np.array([blocked]),
-            np.array([self.robot.drive], np.int8), limits[None], self.config.control_period,
-            pending=np.array([self._pending(latency)]), latency=latency,
+            here[None], self.command[None], start[None], end[None], np.array([share]), np.array([blocked]),
+            np.array([self.robot.drive], np.int8), limits[None], period,
+            pending=self._reckoning.driven_between(measured - latency, measured), latency=latency,
             arrive_tolerance=self.config.arrive_tolerance,
         )  # fmt: skip
         self.command = result.commands[0]
 
-    def _pending(self, latency: float) -> float:
-        """Metres that commands given within the last ``latency`` s may still carry the robot."""
-        self._speeds.append(float(np.hypot(self.command[0], self.command[1])))
-        periods = min(math.ceil(latency / self.config.control_period), len(self._speeds))
-        return sum(list(self._speeds)[-periods:]) * self.config.control_period
+    def _reckon(self, now: float) -> None:
+        """Note how far the last command has taken the robot, and where that is from its pose."""
+        elapsed = min(max(now - self._last_tick, 0.0), self.config.pose_timeout)
+        self._last_tick = now
+        yaw = 0.0 if self.pose is None else self.pose[2] + self._driven[2]
+        self._reckoning.note(displacement(np.array([yaw]), self.command[None], elapsed), now)
+        self._driven = self._reckoning.after(np.array([self.pose_time]))[0]
 
-    def _clear(self, start: np.ndarray, end: np.ndarray) -> tuple[float, bool]:
+    def _clear(self, here: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[float, bool]:
         """Share of the way that the newest known places of others leave, and whether the robot must stand for them."""
         others = [
             known.state.shown.pose
@@ -409,13 +422,13 @@ class Lone:
         reach = 2 * self.robot.radius + (0.5 if self.docked else 1.0) * DOCKING_GAP
         places = np.array(others, dtype=np.float64).reshape(-1, 3)[:, :2].copy()
         free = free_ahead(
-            self.pose[None, :2].copy(), end[None].copy(), np.ones(1, bool), places, np.arange(1, len(others) + 1),
+            here[None].copy(), end[None].copy(), np.ones(1, bool), places, np.arange(1, len(others) + 1),
             np.array([reach]),
         )[0]  # fmt: skip
         length = float(np.hypot(*(end - start)))
         if length < 1e-6 or not math.isfinite(free):
             return 1.0, math.isfinite(free)
-        along = float((self.pose[:2] - start) @ (end - start)) / length
+        along = float((here - start) @ (end - start)) / length
         return min(max((along + free) / length, 0.0), 1.0), free <= 0.0
 
     def _message(self, now: float) -> State | None:

@@ -25,7 +25,7 @@ from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.goal_cell import GoalError
 from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_policy.motion.dead_reckoning import DeadReckoning
+from marlgpt_policy.motion.dead_reckoning import DeadReckoning, displacement
 from marlgpt_policy.motion.docking import DOCKING_SPEED, Docking
 from marlgpt_policy.motion.edge_coupling import Edges
 from marlgpt_policy.motion.protective_stop import free_ways
@@ -338,7 +338,7 @@ class Fleet(FleetStatus):
         elapsed = min(max(elapsed, 0.0), self.config.pose_timeout)
         self.last_tick = now
         self.jitter = max(elapsed - period, 0.98 * self.jitter)
-        moved = _displacement(self.poses[:, 2] + self.driven[:, 2], self.rolling, elapsed)
+        moved = displacement(self.poses[:, 2] + self.driven[:, 2], self.rolling, elapsed)
         self.reckoning.note(np.nan_to_num(moved), now)
         self.driven = self.reckoning.after(self.pose_time)
         if late:  # the bases have stopped by themselves, or are about to: robots start anew from a standstill
@@ -456,6 +456,10 @@ class Fleet(FleetStatus):
         share = np.where(obstructed, np.clip(along / length, 0.0, 1.0), share)
         # Who stands may only go back to its centre: where that is obstructed it stays.
         in_the_way = self.docking_places.in_the_way(ends) | (obstructed & ~(self.moving | self.docking))
+        speed = np.hypot(self.rolling[:, 0], self.rolling[:, 1])
+        in_the_way |= self.seen & self.reckoning.disoriented(
+            self.pose_time, now, self._latency(), self.config.control_period, speed, self.limits[:, 2]
+        )
         limits = self.limits.copy()
         limits[self.docking, 0] = np.minimum(limits[self.docking, 0], DOCKING_SPEED)
         # A robot brakes by where its commands have taken it since its pose was measured, not by where it was then.
@@ -507,13 +511,3 @@ class Fleet(FleetStatus):
         """Seconds until a turn takes effect, as usual; never more than :meth:`_latency`."""
         turn = self.config.turn_latency
         return min(self._latency(), 2 * self.config.control_period if turn is None else turn)
-
-
-def _displacement(yaw: np.ndarray, commands: np.ndarray, seconds: float) -> np.ndarray:
-    """float[n, 3] (x, y, yaw) that body-frame commands float[n, 3] move robots within ``seconds``."""
-    step = commands * seconds
-    middle = yaw + step[:, 2] / 2
-    cos, sin = np.cos(middle), np.sin(middle)
-    return np.stack(
-        [cos * step[:, 0] - sin * step[:, 1], sin * step[:, 0] + cos * step[:, 1], step[:, 2]], axis=1
-    )

@@ -11,6 +11,32 @@ KEPT = 64
 """Control periods that are remembered."""
 SHARE = 0.3
 """A robot may be off its dead reckoning by this share of the way driven; slip and slow wheels are seen as less."""
+DRIFT = 0.01
+"""Metres that a robot may at most get beside its way because it does not know how far it has turned."""
+LATE = 1
+"""Control periods from which on a pose is late."""
+
+
+def drift(turned: np.ndarray, way: np.ndarray) -> np.ndarray:
+    """Metres that robots get beside their ways, at most.
+
+    Commands act some time within the latency. So where poses are late nobody knows which of the turns have been made.
+
+    Args:
+        turned: float64[n] rad that may or may not have been turned.
+        way: float64[n] m driven since the heading was measured, and until the robot can have stopped.
+    """
+    return np.sin(np.minimum(turned, math.pi / 2)) * way
+
+
+def displacement(yaw: np.ndarray, commands: np.ndarray, seconds: float) -> np.ndarray:
+    """float[n, 3] (x, y, yaw) that body-frame commands float[n, 3] move robots within ``seconds``."""
+    step = commands * seconds
+    middle = yaw + step[:, 2] / 2
+    cos, sin = np.cos(middle), np.sin(middle)
+    return np.stack(
+        [cos * step[:, 0] - sin * step[:, 1], sin * step[:, 0] + cos * step[:, 1], step[:, 2]], axis=1
+    )
 
 
 class DeadReckoning:
@@ -49,6 +75,42 @@ class DeadReckoning:
     def driven_between(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """float64[n] metres of way that each robot was commanded between two times float[n], s."""
         return np.maximum(self._moved_since(start)[:, 3] - self._moved_since(end)[:, 3], 0.0)
+
+    def turned_between(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """float64[n] rad that each robot was commanded to turn, either way, between two times float[n], s."""
+        return np.maximum(self._moved_since(start)[:, 4] - self._moved_since(end)[:, 4], 0.0)
+
+    def disoriented(
+        self,
+        measured: np.ndarray,
+        now: float,
+        latency: float,
+        period: float,
+        speed: np.ndarray,
+        acceleration: np.ndarray,
+    ) -> np.ndarray:
+        """Robots that might get more than ``DRIFT`` beside their ways, since their poses are late and they have turned.
+
+        Args:
+            measured: float64[n] s, times of their poses.
+            now: s.
+            latency: s within which a command acts.
+            period: s, a control period.
+            speed: float64[n] m/s that they roll at.
+            acceleration: float64[n] m/s^2 by which they brake.
+
+        Returns:
+            bool[n].
+        """
+        late = now - measured > LATE * period + 1e-6
+        if not late.any():
+            return late
+        last = np.full(len(measured), now)
+        turned = np.maximum(
+            self.turned_between(measured - latency, measured), self.turned_between(last - latency, last)
+        )
+        way = self.driven_between(measured, last) + speed * period + speed**2 / (2 * acceleration)
+        return late & (drift(turned, way) > DRIFT)
 
     def _moved_since(self, times: np.ndarray) -> np.ndarray:
         order = (self._at + 1 + np.arange(KEPT)) % KEPT  # oldest first
