@@ -163,8 +163,11 @@ def test_the_command_is_zero_in_the_very_period_in_which_a_pose_gets_too_old():
     sim.go(0, (1, 4))
     sim.run(10.0, lambda r: r.commands[0, 0] > 0.5)
     newest = sim.fleet.pose_time[0]
-    assert sim.fleet.tick(newest + 0.49).commands[0, 0] > 0
+    assert sim.fleet.tick(newest + 0.2).commands[0, 0] > 0
+    sim.fleet.tick(newest + 0.49)
+    assert sim.fleet.status(0, newest + 0.49)[0] != Status.STALE
     assert (sim.fleet.tick(newest + 0.51).commands[0] == 0).all()
+    assert sim.fleet.status(0, newest + 0.51)[0] == Status.STALE
 
 
 @pytest.mark.parametrize("bad", [(np.nan, 0, 0), (0, np.inf, 0), (0, 0, -np.inf)])
@@ -455,6 +458,25 @@ def test_a_robot_whose_poses_end_on_the_way_does_not_run_past_its_cell(drive):
         sim.silent = set()
         sim.run(4.0)
         assert sim.fleet.goals_reached[0] == 1
+
+
+def test_who_slips_while_its_poses_are_late_slows_down():
+    """It may turn unnoticed at 0.3 rad/s: with half a second old poses it drives no faster than that allows."""
+    speeds = []
+    for late in (0.0, 0.4):
+        sim = hall((1, 0), size=(3, 12), latency=0.2)
+        sim.go(0, (1, 11))
+        measured = []
+        for period in range(120):
+            measured.append((sim.time, sim.world.poses[0].copy()))
+            time, pose = measured[max(period - round(late / PERIOD), 0)]
+            sim.fleet.update_pose(0, *pose, time)
+            command = sim.fleet.tick(sim.time).commands
+            sim.world.step(command, PERIOD)
+            sim.time += PERIOD
+            speeds.append(command[0, 0])
+    fresh, old = max(speeds[:120]), np.mean(speeds[160:])
+    assert fresh > 0.9 and 0.05 < old < 0.35
 
 
 @pytest.mark.parametrize("first", np.arange(0.0, 2.4, 0.1).round(1).tolist())

@@ -15,6 +15,10 @@ DRIFT = 0.01
 """Metres that a robot may at most get beside its way because it does not know how far it has turned."""
 LATE = 1
 """Control periods from which on a pose is late."""
+SLIPS = 0.3
+"""Rad/s that a slipping robot may turn unnoticed ..."""
+NOTICED = 0.15
+"""... where its poses are older than this, s: before, the tracker corrects it."""
 
 
 def drift(turned: np.ndarray, way: np.ndarray) -> np.ndarray:
@@ -89,7 +93,7 @@ class DeadReckoning:
         speed: np.ndarray,
         acceleration: np.ndarray,
     ) -> np.ndarray:
-        """Robots that might get more than ``DRIFT`` beside their ways, since their poses are late and they have turned.
+        """Robots that might get more than ``DRIFT`` beside their ways: their poses are late and they have turned, or slip.
 
         Args:
             measured: float64[n] s, times of their poses.
@@ -106,7 +110,8 @@ class DeadReckoning:
         if not late.any():
             return late
         last = np.full(len(measured), now)
-        turned = np.maximum(
+        turned = SLIPS * np.clip(now - measured - NOTICED, 0.0, 10.0)
+        turned += np.maximum(
             self.turned_between(measured - latency, measured), self.turned_between(last - latency, last)
         )
         way = self.driven_between(measured, last) + speed * period + speed**2 / (2 * acceleration)
