@@ -93,7 +93,7 @@ class DeadReckoning:
         speed: np.ndarray,
         acceleration: np.ndarray,
     ) -> np.ndarray:
-        """Robots that might get more than ``DRIFT`` beside their ways: their poses are late and they have turned, or slip.
+        """Robots that might get more than ``DRIFT`` beside their ways: poses are late, and they have turned or slip.
 
         Args:
             measured: float64[n] s, times of their poses.
