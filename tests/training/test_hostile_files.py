@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from marlgpt_training import episode_row
-from marlgpt_training.bags import reading
-from marlgpt_training.bags.reading import BagError, open_bag, records
+from marlgpt_training.bags import bag_reader as reading
+from marlgpt_training.bags.bag_reader import BagError, open_bag, records
 from marlgpt_training.bags.sqlite_pages import leaf_rows
 from marlgpt_training.experts import smax_net
 from marlgpt_training.store import Episode, StoreError, read_shard, write_shard
@@ -23,7 +23,7 @@ INSERT INTO topics VALUES (1, '/map', 'nav_msgs/msg/OccupancyGrid', 'cdr');
 MESSAGES = "CREATE TABLE messages (id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER, data BLOB);"
 READ = """
 import sys
-from marlgpt_training.bags.reading import open_bag, records
+from marlgpt_training.bags.bag_reader import open_bag, records
 list(records(open_bag(sys.argv[1])))
 """
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"

@@ -13,7 +13,7 @@ from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_sim.maps import two_halls
 from marlgpt_training import record_expert, retrain_demo
-from marlgpt_training.bags import importing
+from marlgpt_training.bags import import_bag as importing
 from marlgpt_training.site import sites_of
 
 CODE = """

@@ -34,7 +34,7 @@ COMMANDS = {
         "import published MAPF-GPT and MARL-GPT data files",
     ),
     "import-bag": (
-        "marlgpt_training.bags.importing",
+        "marlgpt_training.bags.import_bag",
         "import recordings of driving fleets (MCAP, SQLite) into a trajectory store",
     ),
     "import-checkpoint": ("marlgpt_training.published", "convert the published MARL-GPT checkpoint"),

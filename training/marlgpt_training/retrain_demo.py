@@ -22,7 +22,7 @@ from marlgpt_sim.maps import two_halls
 from marlgpt_sim.runs.output_folder import output_folder
 
 from marlgpt_training import finetune, record_expert, tuning_evaluation
-from marlgpt_training.bags import importing
+from marlgpt_training.bags import import_bag as importing
 from marlgpt_training.tuning_evaluation import Budget
 
 ORIGINAL_SHARE, DAGGER_SHARE = 0.25, 0.4

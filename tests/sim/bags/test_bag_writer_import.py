@@ -15,8 +15,8 @@ from places import ROOT
 pytest.importorskip("rclpy")
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT  # noqa: E402
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy  # noqa: E402
-from marlgpt_training.bags.importing import Args, import_bag  # noqa: E402
-from marlgpt_training.bags.reading import Decoder, open_bag, records  # noqa: E402
+from marlgpt_training.bags.bag_reader import Decoder, open_bag, records  # noqa: E402
+from marlgpt_training.bags.import_bag import Args, import_bag  # noqa: E402
 from marlgpt_training.replay import unroll  # noqa: E402
 from marlgpt_training.store import read_shard  # noqa: E402
 

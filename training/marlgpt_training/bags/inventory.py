@@ -11,9 +11,9 @@ import numpy as np
 from marlgpt_policy.grid.geometry import yaw_of
 from marlgpt_policy.grid.nav_grid import NavGrid
 
-from marlgpt_training.bags import frames
+from marlgpt_training.bags import pose_frames as frames
+from marlgpt_training.bags.bag_reader import Bag, BagError, Decoder, Record, Topic, records
 from marlgpt_training.bags.decisions import grid_of, has_observations
-from marlgpt_training.bags.reading import Bag, BagError, Decoder, Record, Topic, records
 
 DECISION, GRID = "marlgpt_msgs/msg/FleetDecision", "marlgpt_msgs/msg/Grid"
 MAP = "nav_msgs/msg/OccupancyGrid"

@@ -10,7 +10,7 @@ from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
-from marlgpt_training.bags.reading import Topic
+from marlgpt_training.bags.bag_reader import Topic
 from marlgpt_training.fleet_episode import FleetEpisode
 
 LONGEST_PATH = 4000

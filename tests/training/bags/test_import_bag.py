@@ -19,9 +19,9 @@ from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_sim.bags.bag_writer import BagWriter
 from marlgpt_sim.world.closed_loop import ClosedLoop
 from marlgpt_training import cli
-from marlgpt_training.bags.importing import Args, import_bag, main
+from marlgpt_training.bags.bag_reader import BagError, Decoder, open_bag, records
+from marlgpt_training.bags.import_bag import Args, import_bag, main
 from marlgpt_training.bags.inventory import Inventory, take_inventory
-from marlgpt_training.bags.reading import BagError, Decoder, open_bag, records
 from marlgpt_training.store import read_shard
 from places import ROOT
 from rosbags.rosbag2 import StoragePlugin
@@ -352,7 +352,7 @@ def test_fuzzed_metadata(tmp_path_factory, small, content):
 BIG = """
 import sys
 from pathlib import Path
-from marlgpt_training.bags.importing import Args, import_bag
+from marlgpt_training.bags.import_bag import Args, import_bag
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

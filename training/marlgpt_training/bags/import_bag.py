@@ -11,8 +11,8 @@ from pathlib import Path
 from marlgpt_sim.runs.output_folder import check_output_file, output_folder
 from tqdm import tqdm
 
-from marlgpt_training.bags.one_bag import Import
-from marlgpt_training.bags.reading import BagError, open_bag
+from marlgpt_training.bags.bag_reader import BagError, open_bag
+from marlgpt_training.bags.one_import import Import
 from marlgpt_training.bags.report import TITLE, write_report
 from marlgpt_training.bags.summary import Summary
 from marlgpt_training.fleet_episode import FleetEpisode

@@ -11,17 +11,17 @@ from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, from_occupancy_grid, load_map_yaml
 from marlgpt_policy.robots.robots_file import FleetFile, load_robots
 
-from marlgpt_training.bags import frames
+from marlgpt_training.bags import pose_frames as frames
+from marlgpt_training.bags.bag_reader import BagError, Decoder, Record, open_bag, records
+from marlgpt_training.bags.decision_inference import Inference
 from marlgpt_training.bags.decisions import DecisionEpisodes, has_observations
-from marlgpt_training.bags.infer import Inference
 from marlgpt_training.bags.inventory import DECISION, Inventory, because, take_inventory
-from marlgpt_training.bags.reading import BagError, Decoder, Record, open_bag, records
 from marlgpt_training.bags.summary import Summary
 from marlgpt_training.bags.tracks import Track, step_time
 from marlgpt_training.fleet_episode import FleetEpisode
 
 if TYPE_CHECKING:
-    from marlgpt_training.bags.importing import Args
+    from marlgpt_training.bags.import_bag import Args
 
 
 class Import:

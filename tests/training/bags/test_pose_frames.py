@@ -10,10 +10,10 @@ from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import save_map_yaml
 from marlgpt_sim.world.closed_loop import ClosedLoop
-from marlgpt_training.bags.frames import Transforms, robot_names
-from marlgpt_training.bags.importing import Args, import_bag
-from marlgpt_training.bags.infer import Inference
-from marlgpt_training.bags.reading import BagError
+from marlgpt_training.bags.bag_reader import BagError
+from marlgpt_training.bags.decision_inference import Inference
+from marlgpt_training.bags.import_bag import Args, import_bag
+from marlgpt_training.bags.pose_frames import Transforms, robot_names
 from marlgpt_training.bags.tracks import Track, step_time
 from marlgpt_training.replay import unroll
 from marlgpt_training.store import read_shard

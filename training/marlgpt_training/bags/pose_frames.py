@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from marlgpt_training.bags.reading import BagError, Topic
+from marlgpt_training.bags.bag_reader import BagError, Topic
 
 ODOMETRY, POSE, STAMPED = (
     "nav_msgs/msg/Odometry",
