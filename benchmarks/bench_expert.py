@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from common import finish
 from marlgpt_training import maps
-from marlgpt_training.collect import HELD_OUT, window_of
+from marlgpt_training.collection.collect import HELD_OUT, window_of
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt
 from marlgpt_training.grid_env import GridEnv

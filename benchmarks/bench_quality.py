@@ -19,7 +19,7 @@ from bench_reading import BATCH, HEADS, SHARED, WIDTH, OurLoop
 from common import finish
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training.checkpoint import torch_forward
-from marlgpt_training.collect import collect_shard
+from marlgpt_training.collection.collect import collect_shard
 from marlgpt_training.data import Samples, SampleStream
 from marlgpt_training.losses import LossConfig, Objective
 from marlgpt_training.model import MarlGpt, ModelConfig

@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import finish
-from marlgpt_training import dagger, games, train
+from marlgpt_training import train
 from marlgpt_training.checkpoint import torch_forward
+from marlgpt_training.collection import dagger
+from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.data import Drawing, parse_mixture
 from marlgpt_training.distributed import World
 from marlgpt_training.evaluation.intervals import wilson

@@ -9,7 +9,7 @@ import pytest
 import torch
 from marlgpt_policy.encoders.registry import frame_encoder
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_training.collect import collect_shard
+from marlgpt_training.collection.collect import collect_shard
 from marlgpt_training.frame_episode import FrameEpisode
 from marlgpt_training.model import MarlGpt, ModelConfig
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from marlgpt_policy.encoders import registry
 from marlgpt_policy.encoders.frames import FrameEncoder, Slot
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError
-from marlgpt_training import games
+from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.environments import base
 from marlgpt_training.environments.base import Environment, History, NoSnapshot, Observation, Step
 
@@ -30,7 +30,7 @@ class Blocker(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 
 sys.meta_path.insert(0, Blocker())
-from marlgpt_training import games
+from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.environments import base
 found = {}
 for game, (scenario, _) in json.loads(sys.argv[1]).items():

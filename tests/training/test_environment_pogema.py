@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from marlgpt_policy.encoders import pogema as encoder
 from marlgpt_policy.encoders.token_layout import HISTORY
 from marlgpt_policy.grid.cost_to_go import CostToGo
-from marlgpt_training import games, maps
+from marlgpt_training import maps
+from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.environments.base import History, MissingExtra, NoSnapshot, make
 from marlgpt_training.environments.pogema import SEEDS, Pogema, free_cells, parse
 from marlgpt_training.evaluation.episode import environment, positions

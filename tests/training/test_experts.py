@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_policy.mapf.lacam import lacam, neighbour_table
 from marlgpt_training import maps
-from marlgpt_training.collect import HELD_OUT, window_of
+from marlgpt_training.collection.collect import HELD_OUT, window_of
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt, pibt_actions
 from marlgpt_training.grid_env import GridEnv

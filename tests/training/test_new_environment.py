@@ -16,7 +16,9 @@ pytest.importorskip("mpe2", reason="mpe2 is not installed; docs/new-environment.
 from marlgpt_policy.encoders import registry
 from marlgpt_policy.encoders.token_layout import LayoutError
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
-from marlgpt_training import cli, games, pool
+from marlgpt_training import cli
+from marlgpt_training.collection import game_rollouts as games
+from marlgpt_training.collection import job_pool as pool
 from marlgpt_training.environments import base
 from marlgpt_training.store import read_shard, shards
 

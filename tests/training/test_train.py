@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError, TokenLayout
-from marlgpt_training import checkpoint, cli, dagger, losses, progress, train
+from marlgpt_training import checkpoint, cli, losses, progress, train
 from marlgpt_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from marlgpt_training.collection import dagger
 from marlgpt_training.data import SampleStream
 from marlgpt_training.distributed import World
 from marlgpt_training.losses import LossConfig, Objective

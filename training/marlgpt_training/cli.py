@@ -11,7 +11,10 @@ COMMANDS = {
         "marlgpt_sim.commands.demo",
         "drive a simulated fleet over ROS 2 and write summary, report and bag",
     ),
-    "collect": ("marlgpt_training.collect", "collect labelled expert episodes into a trajectory store"),
+    "collect": (
+        "marlgpt_training.collection.collect",
+        "collect labelled expert episodes into a trajectory store",
+    ),
     "train": ("marlgpt_training.train", "train a policy on a store, with data aggregation beside it"),
     "curve": ("marlgpt_training.curve", "draw the learning curve of training runs"),
     "critic": ("marlgpt_training.critic", "train the critic of a finished policy on returns"),

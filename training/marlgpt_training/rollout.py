@@ -8,7 +8,7 @@ from marlgpt_policy.mapf.pibt_shield import shielded
 from marlgpt_policy.policy.onnx_policy import choose_from_logits
 
 from marlgpt_training import maps
-from marlgpt_training.collect import HELD_OUT
+from marlgpt_training.collection.collect import HELD_OUT
 from marlgpt_training.experts.pibt import Pibt
 from marlgpt_training.grid_env import GridEnv
 

@@ -16,9 +16,10 @@ from marlgpt_sim.runs.worker_processes import worker_pool
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from marlgpt_training import dagger, games
 from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint, torch_forward
-from marlgpt_training.collect import SHARP
+from marlgpt_training.collection import dagger
+from marlgpt_training.collection import game_rollouts as games
+from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.data import Drawing, Samples, parse_mixture
 from marlgpt_training.distributed import World, join
 from marlgpt_training.losses import TERMS, Objective

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from marlgpt_training import dagger
+from marlgpt_training.collection import dagger
 from marlgpt_training.losses import LossConfig
 from marlgpt_training.model import READINGS, preset
 

@@ -14,7 +14,7 @@ from marlgpt_sim.runs.worker_processes import worker_pool
 from tqdm import tqdm
 
 from marlgpt_training.checkpoint import load_checkpoint, torch_forward
-from marlgpt_training.collect import SHARP, Rollout
+from marlgpt_training.collection.collect import SHARP, Rollout
 from marlgpt_training.experts.lns import LnsExpert
 from marlgpt_training.site import Site, SiteEnv
 from marlgpt_training.store import Episode, shards, write_shard

@@ -18,7 +18,7 @@ from marlgpt_sim.world.closed_loop import ClosedLoop
 from tqdm import tqdm
 
 from marlgpt_training import rollout
-from marlgpt_training.collect import SHARP
+from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.evaluation.intervals import Sample, mean_interval, ratio_interval
 from marlgpt_training.site import Site, throughput
 

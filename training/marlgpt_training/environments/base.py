@@ -18,7 +18,7 @@ import numpy as np
 from marlgpt_policy.encoders.frames import FrameEncoder
 
 if TYPE_CHECKING:
-    from marlgpt_training.games import Player
+    from marlgpt_training.collection.game_rollouts import Player
 
 REGISTRY = {
     "smax": ("marlgpt_training.environments.smax", "Smax"),

@@ -14,7 +14,7 @@ from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.mapf.pibt_shield import shielded
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, choose
 
-from marlgpt_training.collect import SHARP
+from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.evaluation.lockstep_recovery import Rescue
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt

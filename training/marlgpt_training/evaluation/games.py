@@ -14,9 +14,10 @@ from marlgpt_policy.encoders.registry import layout_of
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from tqdm import tqdm
 
-from marlgpt_training import games, pool
 from marlgpt_training.checkpoint import load_checkpoint, torch_forward
-from marlgpt_training.collect import SHARP
+from marlgpt_training.collection import game_rollouts as games
+from marlgpt_training.collection import job_pool as pool
+from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.evaluation.contestants import SWITCHES
 from marlgpt_training.evaluation.intervals import wilson
 from marlgpt_training.evaluation.journal import Journal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from marlgpt_training import maps
-from marlgpt_training.collect import HELD_OUT, window_of
+from marlgpt_training.collection.collect import HELD_OUT, window_of
 from marlgpt_training.evaluation.map_files import GridMap, read_maps
 
 EVALUATION = HELD_OUT + 10_000_000

@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from marlgpt_sim.runs.output_folder import check_output_file
 
-from marlgpt_training.collect import HELD_OUT
+from marlgpt_training.collection.collect import HELD_OUT
 from marlgpt_training.environments.grf import Grf
 from marlgpt_training.experts.grf_script import STYLES, GrfScript, Style
 from marlgpt_training.experts.grf_search import roll_out, vary

@@ -6,7 +6,7 @@ import weakref
 
 import numpy as np
 
-from marlgpt_training.collect import window_of
+from marlgpt_training.collection.collect import window_of
 from marlgpt_training.environments.base import Environment, Observation
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt

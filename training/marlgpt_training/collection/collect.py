@@ -16,7 +16,9 @@ from marlgpt_policy.policy.onnx_policy import choose_from_logits
 from marlgpt_sim.runs.output_folder import output_folder
 from tqdm import tqdm
 
-from marlgpt_training import games, maps, pool
+from marlgpt_training import maps
+from marlgpt_training.collection import game_rollouts as games
+from marlgpt_training.collection import job_pool as pool
 from marlgpt_training.data_card import write_card
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_training import dagger
 from marlgpt_training.checkpoint import save_checkpoint
-from marlgpt_training.dagger import RESTARTS, Task, Workers
+from marlgpt_training.collection import dagger
+from marlgpt_training.collection.dagger import RESTARTS, Task, Workers
 from marlgpt_training.store import read_shard
 
 POGEMA = Task("pogema", "pibt")
@@ -145,7 +145,7 @@ import sys, time
 
 if __name__ == "__main__":  # light for the worker, as the marlgpt command is
     from pathlib import Path
-    from marlgpt_training.dagger import Task, Workers
+    from marlgpt_training.collection.dagger import Task, Workers
     workers = Workers(1, [Task("pogema", "pibt")], Path(sys.argv[1]), 0, 1, 100, "cpu")
     print(workers._workers[0].process.pid, flush=True)
     time.sleep(600)

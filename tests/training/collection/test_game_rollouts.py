@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.encoders import registry
-from marlgpt_training import collect, dagger, games
+from marlgpt_training.collection import collect, dagger
+from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.environments import base
 from marlgpt_training.frame_episode import FrameEpisode
 from marlgpt_training.replay import unroll

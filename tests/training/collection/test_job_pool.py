@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from marlgpt_training import collect, pool
+from marlgpt_training.collection import collect
+from marlgpt_training.collection import job_pool as pool
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'marlgpt-ros2[ray]'"
