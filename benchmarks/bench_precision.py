@@ -19,7 +19,7 @@ from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_training.checkpoint import load_checkpoint
-from marlgpt_training.data import compress, expand
+from marlgpt_training.dataloader.sample_stream import compress, expand
 from marlgpt_training.export import observations, to_proto
 from marlgpt_training.model import MarlGpt, preset
 from marlgpt_training.precision import PRECISIONS, compare, convert

@@ -20,7 +20,7 @@ from common import finish
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training.checkpoint import torch_forward
 from marlgpt_training.collection.collect import collect_shard
-from marlgpt_training.data import Samples, SampleStream
+from marlgpt_training.dataloader.sample_stream import Samples, SampleStream
 from marlgpt_training.losses import LossConfig, Objective
 from marlgpt_training.model import MarlGpt, ModelConfig
 from marlgpt_training.rollout import throughput

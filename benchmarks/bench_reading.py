@@ -17,7 +17,7 @@ import torch
 from common import finish, options, progress
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
 from marlgpt_training.collection.collect import collect_shard
-from marlgpt_training.data import Drawing, SampleStream
+from marlgpt_training.dataloader.sample_stream import Drawing, SampleStream
 from marlgpt_training.losses import LossConfig, Objective
 from marlgpt_training.model import Block, MarlGpt, ModelConfig, ScalarEmbedding
 from torch import nn

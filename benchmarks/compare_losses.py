@@ -21,11 +21,11 @@ from marlgpt_training import train
 from marlgpt_training.checkpoint import torch_forward
 from marlgpt_training.collection import dagger
 from marlgpt_training.collection import game_rollouts as games
-from marlgpt_training.data import Drawing, parse_mixture
+from marlgpt_training.dataloader.mixture import Mixture
+from marlgpt_training.dataloader.sample_stream import Drawing, parse_mixture
 from marlgpt_training.distributed import World
 from marlgpt_training.evaluation.intervals import wilson
 from marlgpt_training.losses import LossConfig
-from marlgpt_training.mixture import Mixture
 from marlgpt_training.model import MarlGpt
 from marlgpt_training.rollout import throughputs
 from marlgpt_training.train_args import Args, check, share_out

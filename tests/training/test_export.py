@@ -13,7 +13,7 @@ from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.policy.onnx_policy import FORMAT_VERSION, OnnxPolicy, PolicyError
 from marlgpt_training import cli, export
 from marlgpt_training.checkpoint import CheckpointError, save_checkpoint
-from marlgpt_training.data import expand
+from marlgpt_training.dataloader.sample_stream import expand
 from marlgpt_training.export import PARITY, Args, main, observations, parity, to_onnx, to_proto
 from marlgpt_training.frame_episode import FrameEpisode
 from marlgpt_training.precision import compare, convert

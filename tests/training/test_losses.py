@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT as LAYOUT
 from marlgpt_training import losses
-from marlgpt_training.data import Drawing, SampleStream
+from marlgpt_training.dataloader.sample_stream import Drawing, SampleStream
 from marlgpt_training.losses import LossConfig, Objective
 from marlgpt_training.model import MASKED, MarlGpt, ModelConfig
 

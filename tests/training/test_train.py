@@ -19,7 +19,7 @@ from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError, Tok
 from marlgpt_training import checkpoint, cli, losses, progress, train
 from marlgpt_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from marlgpt_training.collection import dagger
-from marlgpt_training.data import SampleStream
+from marlgpt_training.dataloader.sample_stream import SampleStream
 from marlgpt_training.distributed import World
 from marlgpt_training.losses import LossConfig, Objective
 from marlgpt_training.model import MarlGpt, preset

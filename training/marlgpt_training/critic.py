@@ -26,11 +26,11 @@ from marlgpt_training.checkpoint import (
     save_checkpoint,
     trained_layouts,
 )
-from marlgpt_training.data import Source
+from marlgpt_training.dataloader.episode_unrolling import unroll
+from marlgpt_training.dataloader.mixture import by_layout
+from marlgpt_training.dataloader.sample_stream import Source
 from marlgpt_training.losses import temporal_difference
-from marlgpt_training.mixture import by_layout
 from marlgpt_training.model import MarlGpt
-from marlgpt_training.replay import unroll
 from marlgpt_training.sample_store import is_sample_shard
 from marlgpt_training.store import StoreError, read_shard, shards
 

@@ -19,7 +19,7 @@ from marlgpt_policy.policy.onnx_policy import FORMAT_VERSION, OnnxPolicy
 from marlgpt_sim.runs.output_folder import check_output_file
 
 from marlgpt_training.checkpoint import load_checkpoint, write_atomically
-from marlgpt_training.data import Drawing, Samples, SampleStream, compress, expand
+from marlgpt_training.dataloader.sample_stream import Drawing, Samples, SampleStream, compress, expand
 from marlgpt_training.model import MarlGpt
 from marlgpt_training.precision import (
     MAX_AGREEMENT_LOSS,

@@ -20,10 +20,10 @@ from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint, torch_
 from marlgpt_training.collection import dagger
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.collection.collect import SHARP
-from marlgpt_training.data import Drawing, Samples, parse_mixture
+from marlgpt_training.dataloader.mixture import Mixture
+from marlgpt_training.dataloader.sample_stream import Drawing, Samples, parse_mixture
 from marlgpt_training.distributed import World, join
 from marlgpt_training.losses import TERMS, Objective
-from marlgpt_training.mixture import Mixture
 from marlgpt_training.model import ENVIRONMENTS, MarlGpt, preset
 from marlgpt_training.progress import RunLog
 from marlgpt_training.rollout import throughput

@@ -6,8 +6,8 @@ from marlgpt_sim.bags.bag_writer import BagWriter
 from marlgpt_training.bags import decisions as decisions_module
 from marlgpt_training.bags.bag_reader import Decoder, open_bag, records
 from marlgpt_training.bags.decisions import DecisionEpisodes, grid_of
-from marlgpt_training.data import Drawing, episode_samples, expand
-from marlgpt_training.replay import unroll
+from marlgpt_training.dataloader.episode_unrolling import unroll
+from marlgpt_training.dataloader.sample_stream import Drawing, episode_samples, expand
 from marlgpt_training.store import encode_shard, read_shard, write_shard
 
 pytest.importorskip("rclpy")

@@ -8,7 +8,7 @@ from marlgpt_policy.policy.onnx_policy import choose_from_logits
 from marlgpt_training.checkpoint import torch_forward
 from marlgpt_training.collection import collect
 from marlgpt_training.collection.collect import Args, Rollout, collect_shard, draw_scenario, main
-from marlgpt_training.replay import Replay
+from marlgpt_training.dataloader.episode_unrolling import Replay
 from marlgpt_training.store import read_shard
 
 

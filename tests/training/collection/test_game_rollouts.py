@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from marlgpt_policy.encoders import registry
 from marlgpt_training.collection import collect, dagger
 from marlgpt_training.collection import game_rollouts as games
+from marlgpt_training.dataloader.episode_unrolling import unroll
 from marlgpt_training.environments import base
 from marlgpt_training.frame_episode import FrameEpisode
-from marlgpt_training.replay import unroll
 from marlgpt_training.store import read_shard
 
 

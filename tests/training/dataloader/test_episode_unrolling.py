@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from marlgpt_training.replay import Replay, transition
+from marlgpt_training.dataloader.episode_unrolling import Replay, transition
 from marlgpt_training.store import StoreError, read_shard
 
 

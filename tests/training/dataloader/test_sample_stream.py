@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import maps
-from marlgpt_training.data import Drawing, Samples, SampleStream, Source, compress, expand, parse_mixture
+from marlgpt_training.dataloader.episode_unrolling import Replay
+from marlgpt_training.dataloader.sample_stream import (
+    Drawing,
+    Samples,
+    SampleStream,
+    Source,
+    compress,
+    expand,
+    parse_mixture,
+)
 from marlgpt_training.grid_env import GridEnv
-from marlgpt_training.replay import Replay
 from marlgpt_training.store import Episode, StoreError, read_shard, write_shard
 
 

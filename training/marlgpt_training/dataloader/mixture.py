@@ -13,7 +13,7 @@ import numpy as np
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError, TokenLayout
 
-from marlgpt_training.data import Drawing, Samples, SampleStream, Source
+from marlgpt_training.dataloader.sample_stream import Drawing, Samples, SampleStream, Source
 from marlgpt_training.sample_store import shard_layout
 from marlgpt_training.store import StoreError, shards
 
