@@ -21,8 +21,8 @@ from marlgpt_policy.encoders.token_layout import (
     POGEMA_LAYOUT,
     WINDOW_RADIUS,
 )
-from marlgpt_training import maps
-from marlgpt_training.grid_env import GridEnv
+from marlgpt_training.environments import map_families as maps
+from marlgpt_training.environments.grid_env import GridEnv
 
 MODELS = Path(__file__).resolve().parents[1] / "ros2_ws/src/marlgpt_policy/models"
 

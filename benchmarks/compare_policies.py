@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from common import finish
-from marlgpt_training import evaluate, maps
+from marlgpt_training import evaluate
+from marlgpt_training.environments import map_families as maps
 from marlgpt_training.evaluation.contestants import contestants
 from marlgpt_training.evaluation.instances import agent_counts, instances
 from marlgpt_training.evaluation.intervals import ratio_interval

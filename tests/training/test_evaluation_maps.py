@@ -42,7 +42,7 @@ def test_a_readable_map_survives_the_round_trip(lines):
 @settings(max_examples=40, deadline=None)
 @given(lines=texts("#."), agents=st.integers(1, 4))
 def test_pogema_finds_room_exactly_where_the_map_says_so(lines, agents):
-    pogema = pytest.importorskip("marlgpt_training.pogema_compat").import_pogema()
+    pogema = pytest.importorskip("marlgpt_training.environments.pogema_package").import_pogema()
     world = parse_map("m", "\n".join(lines))
     config = pogema.GridConfig(map=(~world.free).astype(int).tolist(), num_agents=agents, seed=1)
     try:

@@ -1,9 +1,9 @@
 """What is deterministic about the labels of large-neighbourhood search, as its module says, and what is not."""
 
 import numpy as np
-from marlgpt_training import maps
+from marlgpt_training.environments import map_families as maps
+from marlgpt_training.environments.grid_env import GridEnv
 from marlgpt_training.experts.lns import LIFELONG, LnsExpert
-from marlgpt_training.grid_env import GridEnv
 
 
 def expert(env, seed):

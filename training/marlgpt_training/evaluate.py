@@ -12,8 +12,8 @@ from pathlib import Path
 from marlgpt_sim.runs.output_folder import check_output_file, claim_folder
 from tqdm import tqdm
 
-from marlgpt_training import maps
 from marlgpt_training.collection import job_pool as pool
+from marlgpt_training.environments import map_families as maps
 from marlgpt_training.evaluation import games, plots
 from marlgpt_training.evaluation.contestants import BASELINES, Contestant, contestants
 from marlgpt_training.evaluation.episode import RADIUS, play_in_worker

@@ -7,10 +7,10 @@ from marlgpt_policy.encoders import pogema
 from marlgpt_policy.mapf.pibt_shield import shielded
 from marlgpt_policy.policy.onnx_policy import choose_from_logits
 
-from marlgpt_training import maps
 from marlgpt_training.collection.collect import HELD_OUT
+from marlgpt_training.environments import map_families as maps
+from marlgpt_training.environments.grid_env import GridEnv
 from marlgpt_training.experts.pibt import Pibt
-from marlgpt_training.grid_env import GridEnv
 
 
 def throughput(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from marlgpt_training.critic import shard_samples
 from marlgpt_training.data_card import card
 from marlgpt_training.dataloader.episode_unrolling import unroll
+from marlgpt_training.environments.grid_env import edges
 from marlgpt_training.fleet_episode import FleetEpisode
-from marlgpt_training.grid_env import edges
 from marlgpt_training.store import StoreError, encode_shard, layout_of, read_shard, write_shard
 
 

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_training import maps
 from marlgpt_training.dataloader.episode_unrolling import Replay
 from marlgpt_training.dataloader.sample_stream import (
     Drawing,
@@ -20,7 +19,8 @@ from marlgpt_training.dataloader.sample_stream import (
     expand,
     parse_mixture,
 )
-from marlgpt_training.grid_env import GridEnv
+from marlgpt_training.environments import map_families as maps
+from marlgpt_training.environments.grid_env import GridEnv
 from marlgpt_training.store import Episode, StoreError, read_shard, write_shard
 
 

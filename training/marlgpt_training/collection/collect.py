@@ -16,13 +16,13 @@ from marlgpt_policy.policy.onnx_policy import choose_from_logits
 from marlgpt_sim.runs.output_folder import output_folder
 from tqdm import tqdm
 
-from marlgpt_training import maps
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.collection import job_pool as pool
 from marlgpt_training.data_card import write_card
+from marlgpt_training.environments import map_families as maps
+from marlgpt_training.environments.grid_env import GridEnv
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt
-from marlgpt_training.grid_env import GridEnv
 from marlgpt_training.store import STORE, Episode, encode_shard, is_store, shards, write_shard
 
 # How often each map family is drawn; random maps are what most fleets' free space looks like.

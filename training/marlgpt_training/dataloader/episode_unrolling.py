@@ -9,9 +9,9 @@ from marlgpt_policy.encoders.registry import frame_encoder
 from marlgpt_policy.encoders.token_layout import HISTORY, LayoutError
 from marlgpt_policy.grid.cost_to_go import CostToGo
 
+from marlgpt_training.environments.grid_env import edges
 from marlgpt_training.fleet_episode import FleetEpisode
 from marlgpt_training.frame_episode import FrameEpisode
-from marlgpt_training.grid_env import edges
 from marlgpt_training.store import Episode, StoreError
 
 

@@ -21,10 +21,10 @@ from marlgpt_policy.encoders.frames import FrameEncoder
 from marlgpt_policy.encoders.token_layout import HISTORY, POGEMA_LAYOUT, WINDOW_RADIUS
 from marlgpt_policy.grid.cost_to_go import CostToGo
 
-from marlgpt_training import maps
+from marlgpt_training.environments import map_families as maps
 from marlgpt_training.environments.base import Environment, MissingExtra, Observation, Step
-from marlgpt_training.grid_env import edges
-from marlgpt_training.pogema_compat import import_pogema
+from marlgpt_training.environments.grid_env import edges
+from marlgpt_training.environments.pogema_package import import_pogema
 
 ENCODER = FrameEncoder.of_values(POGEMA_LAYOUT)
 """Takes what ``marlgpt_policy.encoders.pogema.encode`` made and gives it back, value for value."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from marlgpt_training import maps
 from marlgpt_training.collection.collect import HELD_OUT, window_of
+from marlgpt_training.environments import map_families as maps
 from marlgpt_training.evaluation.map_files import GridMap, read_maps
 
 EVALUATION = HELD_OUT + 10_000_000

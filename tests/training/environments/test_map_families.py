@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_training import maps
 from marlgpt_training.collection import collect
+from marlgpt_training.environments import map_families as maps
 from scipy import ndimage
 
 SIZES = {"random": (17, 21), "maze": (15, 25), "warehouse": (6, 56), "rooms": (17, 32), "caves": (17, 32)}

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.pogema import MOVES
-from marlgpt_training import maps
-from marlgpt_training.grid_env import GridEnv, edges
-from marlgpt_training.pogema_compat import import_pogema
+from marlgpt_training.environments import map_families as maps
+from marlgpt_training.environments.grid_env import GridEnv, edges
+from marlgpt_training.environments.pogema_package import import_pogema
 
 try:
     pogema = import_pogema()

@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from marlgpt_policy.encoders import pogema as encoder
 from marlgpt_policy.encoders.token_layout import HISTORY
 from marlgpt_policy.grid.cost_to_go import CostToGo
-from marlgpt_training import maps
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.dataloader.episode_unrolling import Replay
+from marlgpt_training.environments import map_families as maps
 from marlgpt_training.environments.base import History, MissingExtra, NoSnapshot, make
+from marlgpt_training.environments.grid_env import edges
 from marlgpt_training.environments.pogema import SEEDS, Pogema, free_cells, parse
 from marlgpt_training.evaluation.episode import environment, positions
 from marlgpt_training.evaluation.instances import Instance
 from marlgpt_training.evaluation.map_files import GridMap
-from marlgpt_training.grid_env import edges
 from marlgpt_training.store import Episode, encode_shard
 
 try:
