@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from common import finish
-from marlgpt_training import evaluate
 from marlgpt_training.environments import map_families as maps
-from marlgpt_training.evaluation.contestants import contestants
+from marlgpt_training.evaluation import evaluate
+from marlgpt_training.evaluation.finished_episodes import Journal
 from marlgpt_training.evaluation.instances import agent_counts, instances
 from marlgpt_training.evaluation.intervals import ratio_interval
-from marlgpt_training.evaluation.journal import Journal
+from marlgpt_training.evaluation.players import contestants
 from marlgpt_training.evaluation.report import sample_of, summarise, table
 
 STEPS = 256

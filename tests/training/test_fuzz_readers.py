@@ -15,7 +15,7 @@ from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import curve, published, run_state
 from marlgpt_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, trained_layouts
 from marlgpt_training.dataloader.episode_unrolling import unroll
-from marlgpt_training.evaluation.journal import Journal
+from marlgpt_training.evaluation.finished_episodes import Journal
 from marlgpt_training.evaluation.map_files import read_maps
 from marlgpt_training.experts import smax_net
 from marlgpt_training.mapf_gpt_tokens import DataFormatError, decode_tokens

@@ -18,7 +18,7 @@ COMMANDS = {
     "train": ("marlgpt_training.train", "train a policy on a store, with data aggregation beside it"),
     "curve": ("marlgpt_training.curve", "draw the learning curve of training runs"),
     "critic": ("marlgpt_training.critic", "train the critic of a finished policy on returns"),
-    "evaluate": ("marlgpt_training.evaluate", "evaluate policies in the real pogema package"),
+    "evaluate": ("marlgpt_training.evaluation.evaluate", "evaluate policies in the real pogema package"),
     "finetune": (
         "marlgpt_training.finetune",
         "fine-tune a policy on imported recordings, and measure gain and forgetting",

@@ -13,7 +13,7 @@ from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 
 from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.environments.grid_env import GridEnv, edges
-from marlgpt_training.evaluation.contestants import Contestant, Player
+from marlgpt_training.evaluation.players import Contestant, Player
 from marlgpt_training.store import Episode, StoreError, read_shard, shards
 
 LEAST = 2

@@ -9,9 +9,9 @@ from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 
 from marlgpt_training.environments.grid_env import edges
 from marlgpt_training.environments.pogema_package import import_pogema
-from marlgpt_training.evaluation.contestants import BASELINES, Contestant, Player, load
 from marlgpt_training.evaluation.instances import Instance
 from marlgpt_training.evaluation.map_files import GridMap
+from marlgpt_training.evaluation.players import BASELINES, Contestant, Player, load
 
 RADIUS = 5
 """Observation radius in cells; pogema's density metric counts agents inside it."""

@@ -18,9 +18,9 @@ from marlgpt_training.checkpoint import load_checkpoint, torch_forward
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.collection import job_pool as pool
 from marlgpt_training.collection.collect import SHARP
-from marlgpt_training.evaluation.contestants import SWITCHES
+from marlgpt_training.evaluation.finished_episodes import Journal
 from marlgpt_training.evaluation.intervals import wilson
-from marlgpt_training.evaluation.journal import Journal
+from marlgpt_training.evaluation.players import SWITCHES
 from marlgpt_training.frame_episode import FrameEpisode
 
 EVALUATION = games.HELD_OUT + 10_000_000

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from marlgpt_training.evaluation.contestants import Contestant
 from marlgpt_training.evaluation.instances import Instance
 from marlgpt_training.evaluation.intervals import Sample, mean_interval, proportion_interval, ratio_interval
 from marlgpt_training.evaluation.metrics import NAMES, pathfinding, performance, scalability
+from marlgpt_training.evaluation.players import Contestant
 
 REFERENCES = ("pibt", "lns")
 """Baselines that the others are related to: ``ratio_to_pibt``, ``ratio_to_lns``."""

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_training import cli, evaluate, model_card
+from marlgpt_training import cli, model_card
 from marlgpt_training.environments import map_families as maps
-from marlgpt_training.evaluation import contestants, episode
+from marlgpt_training.evaluation import episode, evaluate
+from marlgpt_training.evaluation import players as contestants
 from marlgpt_training.evaluation.instances import EVALUATION, Instance
 from marlgpt_training.evaluation.map_files import GridMap, parse_map
 from marlgpt_training.evaluation.report import normalised_table, table

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from marlgpt_training.collection import job_pool as pool
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.evaluation import games, plots
-from marlgpt_training.evaluation.contestants import BASELINES, Contestant, contestants
 from marlgpt_training.evaluation.episode import RADIUS, play_in_worker
+from marlgpt_training.evaluation.finished_episodes import Journal
 from marlgpt_training.evaluation.instances import GENERATED, Instance, agent_counts, instances
-from marlgpt_training.evaluation.journal import Journal
+from marlgpt_training.evaluation.players import BASELINES, Contestant, contestants
 from marlgpt_training.evaluation.report import normalised_table, summarise, table
 
 

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_training.evaluation import metrics
-from marlgpt_training.evaluation.contestants import Contestant
 from marlgpt_training.evaluation.instances import Instance
 from marlgpt_training.evaluation.intervals import (
     Sample,
@@ -15,6 +14,7 @@ from marlgpt_training.evaluation.intervals import (
     wilson,
 )
 from marlgpt_training.evaluation.map_files import GridMap
+from marlgpt_training.evaluation.players import Contestant
 from marlgpt_training.evaluation.report import summarise, table
 from scipy import stats
 
