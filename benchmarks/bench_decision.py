@@ -18,7 +18,7 @@ from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.mapf.pibt_shield import rank_moves, resolve, shielded
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, choose
 from marlgpt_training.checkpoint import load_checkpoint
-from marlgpt_training.export import to_onnx
+from marlgpt_training.export.export import to_onnx
 from marlgpt_training.model import MarlGpt, preset
 
 FLEETS = (16, 64, 256)

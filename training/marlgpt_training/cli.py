@@ -31,7 +31,7 @@ COMMANDS = {
         "marlgpt_training.retrain_demo",
         "record an expert, import, fine-tune, and swap the policy of a driving fleet",
     ),
-    "export": ("marlgpt_training.export", "export a checkpoint to ONNX and check parity with PyTorch"),
+    "export": ("marlgpt_training.export.export", "export a checkpoint to ONNX and check parity with PyTorch"),
     "import-dataset": (
         "marlgpt_training.published_data",
         "import published MAPF-GPT and MARL-GPT data files",
@@ -41,7 +41,10 @@ COMMANDS = {
         "import recordings of driving fleets (MCAP, SQLite) into a trajectory store",
     ),
     "import-checkpoint": ("marlgpt_training.published", "convert the published MARL-GPT checkpoint"),
-    "model-card": ("marlgpt_training.model_card", "write the model card of a policy from its evaluations"),
+    "model-card": (
+        "marlgpt_training.export.model_card",
+        "write the model card of a policy from its evaluations",
+    ),
     "view": ("marlgpt_sim.commands.view", "show the fleet live in a web browser, set goals, stop and resume"),
     "soak": (
         "marlgpt_sim.commands.soak",

@@ -1,6 +1,6 @@
 """Export a checkpoint to the ONNX policy file that the runtime loads, and measure what it answers differently.
 
-The file is checked before it gets its name: fp32 against PyTorch, lower precision (``precision.py``) against fp32.
+The file is checked before it gets its name: fp32 against PyTorch, lower precision (``export/quantisation.py``) against fp32.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from marlgpt_sim.runs.output_folder import check_output_file
 
 from marlgpt_training.checkpoint import load_checkpoint, write_atomically
 from marlgpt_training.dataloader.sample_stream import Drawing, Samples, SampleStream, compress, expand
-from marlgpt_training.model import MarlGpt
-from marlgpt_training.precision import (
+from marlgpt_training.export.quantisation import (
     MAX_AGREEMENT_LOSS,
     PRECISIONS,
     ROLLOUT_STEPS,
@@ -29,6 +28,7 @@ from marlgpt_training.precision import (
     convert,
     rollouts,
 )
+from marlgpt_training.model import MarlGpt
 from marlgpt_training.sample_store import shard_layout
 from marlgpt_training.store import StoreError, shards
 
