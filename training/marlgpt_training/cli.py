@@ -20,15 +20,15 @@ COMMANDS = {
     "critic": ("marlgpt_training.critic", "train the critic of a finished policy on returns"),
     "evaluate": ("marlgpt_training.evaluation.evaluate", "evaluate policies in the real pogema package"),
     "finetune": (
-        "marlgpt_training.finetune",
+        "marlgpt_training.finetune.finetune",
         "fine-tune a policy on imported recordings, and measure gain and forgetting",
     ),
     "record-expert": (
-        "marlgpt_training.record_expert",
+        "marlgpt_training.finetune.record_expert",
         "record a bag of a simulated fleet that an expert drives",
     ),
     "retrain-demo": (
-        "marlgpt_training.retrain_demo",
+        "marlgpt_training.finetune.retrain_demo",
         "record an expert, import, fine-tune, and swap the policy of a driving fleet",
     ),
     "export": ("marlgpt_training.export.export", "export a checkpoint to ONNX and check parity with PyTorch"),

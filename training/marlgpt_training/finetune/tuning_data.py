@@ -16,7 +16,7 @@ from tqdm import tqdm
 from marlgpt_training.checkpoint import load_checkpoint, torch_forward
 from marlgpt_training.collection.collect import SHARP, Rollout
 from marlgpt_training.experts.lns import LnsExpert
-from marlgpt_training.site import Site, SiteEnv
+from marlgpt_training.finetune.recorded_site import Site, SiteEnv
 from marlgpt_training.store import Episode, shards, write_shard
 
 MOST_AGENTS = 64
@@ -94,7 +94,7 @@ def site_episode(site: Site, forward: Callable, agents: int, steps: int, seed: i
     """One episode that the policy drives with the shield, labelled by the search on the moves that robots made there.
 
     Args:
-        site: Where; its :meth:`~marlgpt_training.site.Site.kept` moves are those of the expert.
+        site: Where; its :meth:`~marlgpt_training.finetune.recorded_site.Site.kept` moves are those of the expert.
         forward: (values, valid, mask) -> logits [n, 20].
         agents: Robots.
         steps: Steps.

@@ -12,9 +12,9 @@ from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_sim.maps import two_halls
-from marlgpt_training import record_expert, retrain_demo
 from marlgpt_training.bags import import_bag as importing
-from marlgpt_training.site import sites_of
+from marlgpt_training.finetune import record_expert, retrain_demo
+from marlgpt_training.finetune.recorded_site import sites_of
 
 CODE = """
 import sys

@@ -21,9 +21,9 @@ from marlgpt_sim.commands import hot_swap
 from marlgpt_sim.maps import two_halls
 from marlgpt_sim.runs.output_folder import output_folder
 
-from marlgpt_training import finetune, record_expert, tuning_evaluation
 from marlgpt_training.bags import import_bag as importing
-from marlgpt_training.tuning_evaluation import Budget
+from marlgpt_training.finetune import finetune, record_expert, tuning_evaluation
+from marlgpt_training.finetune.tuning_evaluation import Budget
 
 ORIGINAL_SHARE, DAGGER_SHARE = 0.25, 0.4
 """Shares of the samples: of the original families, and of data aggregation; the rest is the recording."""
