@@ -17,9 +17,9 @@ from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.mapf.pibt_shield import rank_moves, resolve, shielded
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, choose
-from marlgpt_training.checkpoint import load_checkpoint
 from marlgpt_training.export.export import to_onnx
-from marlgpt_training.model import MarlGpt, preset
+from marlgpt_training.model.checkpoint import load_checkpoint
+from marlgpt_training.model.model import MarlGpt, preset
 
 FLEETS = (16, 64, 256)
 LIMIT_MS = {64: 25.0}

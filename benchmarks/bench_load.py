@@ -16,8 +16,8 @@ from common import finish, options, progress, timed
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training.collection.collect import collect_shard
 from marlgpt_training.dataloader.sample_stream import Drawing, SampleStream, make_round
-from marlgpt_training.losses import LossConfig, Objective
-from marlgpt_training.model import MarlGpt, preset
+from marlgpt_training.model.losses import LossConfig, Objective
+from marlgpt_training.model.model import MarlGpt, preset
 
 BATCH, CHUNKS, SECONDS = 512, 4, 10.0
 

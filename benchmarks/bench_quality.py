@@ -18,11 +18,11 @@ import torch
 from bench_reading import BATCH, HEADS, SHARED, WIDTH, OurLoop
 from common import finish
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_training.checkpoint import torch_forward
 from marlgpt_training.collection.collect import collect_shard
 from marlgpt_training.dataloader.sample_stream import Samples, SampleStream
-from marlgpt_training.losses import LossConfig, Objective
-from marlgpt_training.model import MarlGpt, ModelConfig
+from marlgpt_training.model.checkpoint import torch_forward
+from marlgpt_training.model.losses import LossConfig, Objective
+from marlgpt_training.model.model import MarlGpt, ModelConfig
 from marlgpt_training.rollout import throughput
 from tqdm import tqdm
 

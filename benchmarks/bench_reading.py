@@ -18,8 +18,8 @@ from common import finish, options, progress
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
 from marlgpt_training.collection.collect import collect_shard
 from marlgpt_training.dataloader.sample_stream import Drawing, SampleStream
-from marlgpt_training.losses import LossConfig, Objective
-from marlgpt_training.model import Block, MarlGpt, ModelConfig, ScalarEmbedding
+from marlgpt_training.model.losses import LossConfig, Objective
+from marlgpt_training.model.model import Block, MarlGpt, ModelConfig, ScalarEmbedding
 from torch import nn
 from torch.nn import functional as F
 

@@ -8,9 +8,9 @@ import torch
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import cli, critic
-from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint
 from marlgpt_training.collection.collect import collect_shard
-from marlgpt_training.model import MarlGpt, ModelConfig
+from marlgpt_training.model.checkpoint import load_checkpoint, save_checkpoint
+from marlgpt_training.model.model import MarlGpt, ModelConfig
 from marlgpt_training.sample_store import SampleShard, write_samples
 from marlgpt_training.store import StoreError, read_shard, write_shard
 

@@ -13,12 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import curve, published, run_state
-from marlgpt_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, trained_layouts
 from marlgpt_training.dataloader.episode_unrolling import unroll
 from marlgpt_training.evaluation.finished_episodes import Journal
 from marlgpt_training.evaluation.map_files import read_maps
 from marlgpt_training.experts import smax_net
 from marlgpt_training.mapf_gpt_tokens import DataFormatError, decode_tokens
+from marlgpt_training.model.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+    trained_layouts,
+)
 from marlgpt_training.progress import RunLog
 from marlgpt_training.published_data import read_arrow, read_chunk
 from marlgpt_training.sample_store import (

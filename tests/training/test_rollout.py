@@ -3,7 +3,7 @@
 import numpy as np
 from marlgpt_policy.policy.onnx_policy import choose_from_logits
 from marlgpt_training import rollout
-from marlgpt_training.checkpoint import torch_forward
+from marlgpt_training.model.checkpoint import torch_forward
 from marlgpt_training.rollout import throughput
 
 

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError, TokenLayout
-from marlgpt_training import checkpoint, cli, losses, progress, train
-from marlgpt_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from marlgpt_training import cli, progress, train
 from marlgpt_training.collection import dagger
 from marlgpt_training.dataloader.sample_stream import SampleStream
 from marlgpt_training.distributed import World
-from marlgpt_training.losses import LossConfig, Objective
-from marlgpt_training.model import MarlGpt, preset
+from marlgpt_training.model import checkpoint, losses
+from marlgpt_training.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from marlgpt_training.model.losses import LossConfig, Objective
+from marlgpt_training.model.model import MarlGpt, preset
 from marlgpt_training.progress import RunLog
 from marlgpt_training.rollout import throughput
 from marlgpt_training.run_state import RunStateError

@@ -19,18 +19,18 @@ from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_sim.runs.output_folder import check_output_file
 from tqdm import tqdm
 
-from marlgpt_training.checkpoint import (
+from marlgpt_training.dataloader.episode_unrolling import unroll
+from marlgpt_training.dataloader.mixture import by_layout
+from marlgpt_training.dataloader.sample_stream import Source
+from marlgpt_training.model.checkpoint import (
     MARKS,
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
     trained_layouts,
 )
-from marlgpt_training.dataloader.episode_unrolling import unroll
-from marlgpt_training.dataloader.mixture import by_layout
-from marlgpt_training.dataloader.sample_stream import Source
-from marlgpt_training.losses import temporal_difference
-from marlgpt_training.model import MarlGpt
+from marlgpt_training.model.losses import temporal_difference
+from marlgpt_training.model.model import MarlGpt
 from marlgpt_training.sample_store import is_sample_shard
 from marlgpt_training.store import StoreError, read_shard, shards
 

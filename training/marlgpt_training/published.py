@@ -25,8 +25,8 @@ import torch
 from marlgpt_policy.encoders.token_layout import AGENTS, ATTRIBUTES, MAX_ACTIONS, POGEMA_LAYOUT, TEAMS, TIMES
 from marlgpt_sim.runs.output_folder import check_output_file
 
-from marlgpt_training.checkpoint import MARKS, CheckpointError, save_checkpoint
-from marlgpt_training.model import MarlGpt, ModelConfig, preset
+from marlgpt_training.model.checkpoint import MARKS, CheckpointError, save_checkpoint
+from marlgpt_training.model.model import MarlGpt, ModelConfig, preset
 
 PREFIX = "_orig_mod."
 PARAMETERS = 7_232_256

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from marlgpt_training.checkpoint import CheckpointError, trained_layouts
-from marlgpt_training.model import ModelConfig
+from marlgpt_training.model.checkpoint import CheckpointError, trained_layouts
+from marlgpt_training.model.model import ModelConfig
 
 RUN = "training run"
 """What the folder of a run is marked as."""

@@ -16,15 +16,15 @@ from marlgpt_sim.runs.worker_processes import worker_pool
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint, torch_forward
 from marlgpt_training.collection import dagger
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.dataloader.mixture import Mixture
 from marlgpt_training.dataloader.sample_stream import Drawing, Samples, parse_mixture
 from marlgpt_training.distributed import World, join
-from marlgpt_training.losses import TERMS, Objective
-from marlgpt_training.model import ENVIRONMENTS, MarlGpt, preset
+from marlgpt_training.model.checkpoint import load_checkpoint, save_checkpoint, torch_forward
+from marlgpt_training.model.losses import TERMS, Objective
+from marlgpt_training.model.model import ENVIRONMENTS, MarlGpt, preset
 from marlgpt_training.progress import RunLog
 from marlgpt_training.rollout import throughput
 from marlgpt_training.run_state import RUN, check_config, is_run, load_state, save_state

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from marlgpt_training.collection import dagger
-from marlgpt_training.losses import LossConfig
-from marlgpt_training.model import READINGS, preset
+from marlgpt_training.model.losses import LossConfig
+from marlgpt_training.model.model import READINGS, preset
 
 
 @dataclasses.dataclass

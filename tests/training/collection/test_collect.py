@@ -5,10 +5,10 @@ import pytest
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.policy.onnx_policy import choose_from_logits
-from marlgpt_training.checkpoint import torch_forward
 from marlgpt_training.collection import collect
 from marlgpt_training.collection.collect import Args, Rollout, collect_shard, draw_scenario, main
 from marlgpt_training.dataloader.episode_unrolling import Replay
+from marlgpt_training.model.checkpoint import torch_forward
 from marlgpt_training.store import read_shard
 
 

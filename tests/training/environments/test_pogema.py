@@ -153,7 +153,7 @@ def test_what_cannot_be_is_refused():
 
 def test_a_student_plays_but_no_frames_are_stored(small_model):
     """What a student sees in games.play is what it was trained on; the store keeps POGEMA as maps and moves."""
-    from marlgpt_training.checkpoint import torch_forward
+    from marlgpt_training.model.checkpoint import torch_forward
 
     forward = torch_forward(small_model())
     played = games.play("pogema/random_6_oneshot", [1, 2], games.expert("pogema", "pibt"), forward, 0.5)

@@ -15,7 +15,7 @@ from marlgpt_training.evaluation.map_files import GridMap, parse_map
 from marlgpt_training.evaluation.report import normalised_table, table
 from marlgpt_training.export import model_card
 from marlgpt_training.export.export import to_onnx
-from marlgpt_training.model import MarlGpt, ModelConfig
+from marlgpt_training.model.model import MarlGpt, ModelConfig
 
 pytest.importorskip("pogema", reason="pogema is not installed (make setup installs it)")
 

@@ -11,14 +11,14 @@ import torch
 from marlgpt_policy.encoders import registry
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import cli
-from marlgpt_training.checkpoint import save_checkpoint
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.environments import base
 from marlgpt_training.evaluation import evaluate
 from marlgpt_training.evaluation import games as evaluation
 from marlgpt_training.export import model_card
 from marlgpt_training.export.export import to_onnx
-from marlgpt_training.model import MarlGpt, ModelConfig
+from marlgpt_training.model.checkpoint import save_checkpoint
+from marlgpt_training.model.model import MarlGpt, ModelConfig
 from scipy.stats import binomtest
 
 

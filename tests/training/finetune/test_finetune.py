@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
-from marlgpt_training.checkpoint import load_checkpoint, save_checkpoint
 from marlgpt_training.environments.grid_env import edges
 from marlgpt_training.experts.lns import LnsExpert
 from marlgpt_training.finetune import finetune, tuning_data, tuning_evaluation
 from marlgpt_training.finetune.recorded_site import Site, SiteEnv, sites_of, throughput
 from marlgpt_training.finetune.tuning_evaluation import Budget, Job, Notes
-from marlgpt_training.model import MarlGpt, ModelConfig
+from marlgpt_training.model.checkpoint import load_checkpoint, save_checkpoint
+from marlgpt_training.model.model import MarlGpt, ModelConfig
 from marlgpt_training.store import Episode, StoreError, read_shard, shards, write_shard
 
 FREE = np.ones((4, 6), dtype=bool)

@@ -20,10 +20,10 @@ from marlgpt_policy.encoders.registry import layout_of
 from marlgpt_policy.encoders.token_layout import TokenLayout
 from marlgpt_sim.runs.worker_processes import start
 
-from marlgpt_training.checkpoint import load_checkpoint, torch_forward
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.collection.collect import collect_shard
 from marlgpt_training.dataloader.mixture import dagger_folder
+from marlgpt_training.model.checkpoint import load_checkpoint, torch_forward
 from marlgpt_training.store import shards, write_shard
 
 TEMPERATURES = [0.2, 0.5, 1.0]

@@ -103,7 +103,7 @@ class Samples:
         return self.take(np.argsort(present(self.packed).sum(axis=1), kind="stable"))
 
     def tensors(self, device: str) -> dict[str, torch.Tensor]:
-        """What :class:`marlgpt_training.losses.Objective` takes, on ``device``."""
+        """What :class:`marlgpt_training.model.losses.Objective` takes, on ``device``."""
 
         def to(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(array).to(device, non_blocking=True)

@@ -18,7 +18,6 @@ from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT, Tok
 from marlgpt_policy.policy.onnx_policy import FORMAT_VERSION, OnnxPolicy
 from marlgpt_sim.runs.output_folder import check_output_file
 
-from marlgpt_training.checkpoint import load_checkpoint, write_atomically
 from marlgpt_training.dataloader.sample_stream import Drawing, Samples, SampleStream, compress, expand
 from marlgpt_training.export.quantisation import (
     MAX_AGREEMENT_LOSS,
@@ -28,7 +27,8 @@ from marlgpt_training.export.quantisation import (
     convert,
     rollouts,
 )
-from marlgpt_training.model import MarlGpt
+from marlgpt_training.model.checkpoint import load_checkpoint, write_atomically
+from marlgpt_training.model.model import MarlGpt
 from marlgpt_training.sample_store import shard_layout
 from marlgpt_training.store import StoreError, shards
 

@@ -13,10 +13,10 @@ from marlgpt_policy.policy.onnx_policy import choose_from_logits
 from marlgpt_sim.runs.worker_processes import worker_pool
 from tqdm import tqdm
 
-from marlgpt_training.checkpoint import load_checkpoint, torch_forward
 from marlgpt_training.collection.collect import SHARP, Rollout
 from marlgpt_training.experts.lns import LnsExpert
 from marlgpt_training.finetune.recorded_site import Site, SiteEnv
+from marlgpt_training.model.checkpoint import load_checkpoint, torch_forward
 from marlgpt_training.store import Episode, shards, write_shard
 
 MOST_AGENTS = 64

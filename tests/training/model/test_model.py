@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import ATTRIBUTES, POGEMA_LAYOUT, TokenLayout
-from marlgpt_training.checkpoint import torch_forward
 from marlgpt_training.dataloader.sample_stream import SampleStream, expand
-from marlgpt_training.losses import LossConfig, Objective
-from marlgpt_training.model import (
+from marlgpt_training.model.checkpoint import torch_forward
+from marlgpt_training.model.losses import LossConfig, Objective
+from marlgpt_training.model.model import (
     ENVIRONMENTS,
     MASKED,
     PRESETS,

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT as LAYOUT
-from marlgpt_training import losses
 from marlgpt_training.dataloader.sample_stream import Drawing, SampleStream
-from marlgpt_training.losses import LossConfig, Objective
-from marlgpt_training.model import MASKED, MarlGpt, ModelConfig
+from marlgpt_training.model import losses
+from marlgpt_training.model.losses import LossConfig, Objective
+from marlgpt_training.model.model import MASKED, MarlGpt, ModelConfig
 
 ALL = LossConfig(bc=1.0, td=1.0, conservative=0.5, advantage=0.3)
 MASK = torch.tensor([[True, True, False, True], [True, False, False, False]])

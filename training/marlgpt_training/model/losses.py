@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from marlgpt_training.model import MASKED, MarlGpt
+from marlgpt_training.model.model import MASKED, MarlGpt
 
 TERMS = ("bc", "td", "conservative", "advantage")
 

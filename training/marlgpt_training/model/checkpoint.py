@@ -15,7 +15,7 @@ from marlgpt_policy.encoders.token_layout import LayoutError, TokenLayout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from marlgpt_training.model import MarlGpt, ModelConfig
+from marlgpt_training.model.model import MarlGpt, ModelConfig
 
 MARKS = (b'"layout_hash"', b'"config"')
 """What every checkpoint of this project holds."""

@@ -10,8 +10,8 @@ import sys
 import pytest
 import torch
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError, TokenLayout
-from marlgpt_training import checkpoint
-from marlgpt_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from marlgpt_training.model import checkpoint
+from marlgpt_training.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -144,8 +144,8 @@ def test_a_really_failing_write_leaves_the_old_checkpoint(saved):
     script = (
         "import resource, signal, sys, torch\n"
         "from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT as layout\n"
-        "from marlgpt_training.checkpoint import save_checkpoint\n"
-        "from marlgpt_training.model import MarlGpt, ModelConfig\n"
+        "from marlgpt_training.model.checkpoint import save_checkpoint\n"
+        "from marlgpt_training.model.model import MarlGpt, ModelConfig\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
         "try:\n"
