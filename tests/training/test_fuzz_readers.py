@@ -12,12 +12,11 @@ from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_training import curve, published, run_state
+from marlgpt_training import curve, run_state
 from marlgpt_training.dataloader.episode_unrolling import unroll
 from marlgpt_training.evaluation.finished_episodes import Journal
 from marlgpt_training.evaluation.map_files import read_maps
 from marlgpt_training.experts import smax_net
-from marlgpt_training.mapf_gpt_tokens import DataFormatError, decode_tokens
 from marlgpt_training.model.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -25,7 +24,9 @@ from marlgpt_training.model.checkpoint import (
     trained_layouts,
 )
 from marlgpt_training.progress import RunLog
-from marlgpt_training.published_data import read_arrow, read_chunk
+from marlgpt_training.published import checkpoint as published
+from marlgpt_training.published.datasets import read_arrow, read_chunk
+from marlgpt_training.published.mapf_gpt_tokens import DataFormatError, decode_tokens
 from marlgpt_training.sample_store import (
     SampleShard,
     is_sample_shard,

@@ -33,14 +33,17 @@ COMMANDS = {
     ),
     "export": ("marlgpt_training.export.export", "export a checkpoint to ONNX and check parity with PyTorch"),
     "import-dataset": (
-        "marlgpt_training.published_data",
+        "marlgpt_training.published.datasets",
         "import published MAPF-GPT and MARL-GPT data files",
     ),
     "import-bag": (
         "marlgpt_training.bags.import_bag",
         "import recordings of driving fleets (MCAP, SQLite) into a trajectory store",
     ),
-    "import-checkpoint": ("marlgpt_training.published", "convert the published MARL-GPT checkpoint"),
+    "import-checkpoint": (
+        "marlgpt_training.published.checkpoint",
+        "convert the published MARL-GPT checkpoint",
+    ),
     "model-card": (
         "marlgpt_training.export.model_card",
         "write the model card of a policy from its evaluations",

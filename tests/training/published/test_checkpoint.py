@@ -13,7 +13,7 @@ from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import cli
 from marlgpt_training.model.checkpoint import CheckpointError, load_checkpoint
 from marlgpt_training.model.model import MarlGpt, preset
-from marlgpt_training.published import LAYOUT_NOTE, NAMES, PARAMETERS, load_published
+from marlgpt_training.published.checkpoint import LAYOUT_NOTE, NAMES, PARAMETERS, load_published
 from safetensors import safe_open
 
 ARGUMENTS = {

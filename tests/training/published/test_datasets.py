@@ -7,8 +7,8 @@ import torch
 from marlgpt_policy.encoders.smacv2 import smacv2_encoder
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import cli
-from marlgpt_training.mapf_gpt_tokens import DataFormatError, decode_tokens
-from marlgpt_training.published_data import Args, import_arrow, read_arrow, read_chunk
+from marlgpt_training.published.datasets import Args, import_arrow, read_arrow, read_chunk
+from marlgpt_training.published.mapf_gpt_tokens import DataFormatError, decode_tokens
 from marlgpt_training.sample_store import is_sample_shard, read_samples
 from marlgpt_training.store import StoreError, shards
 
@@ -50,7 +50,7 @@ def legal(tokens):
 
 @pytest.mark.parametrize("kind", [None, pa.list_(pa.int8(), 256), pa.large_list(pa.int8())])
 def test_import_writes_what_the_file_says(tmp_path, tokens, kind, monkeypatch):
-    monkeypatch.setattr("marlgpt_training.published_data.SHARD", 16)
+    monkeypatch.setattr("marlgpt_training.published.datasets.SHARD", 16)
     moves = legal(tokens)
     path = write_arrow(tmp_path / "mazes" / "part_0_0.arrow", tokens, moves, tokens_type=kind, batch=7)
     args = Args(out=tmp_path / "store")
@@ -71,7 +71,7 @@ def test_import_writes_what_the_file_says(tmp_path, tokens, kind, monkeypatch):
 
 
 def test_import_goes_on_where_it_stopped(tmp_path, tokens, monkeypatch):
-    monkeypatch.setattr("marlgpt_training.published_data.SHARD", 16)
+    monkeypatch.setattr("marlgpt_training.published.datasets.SHARD", 16)
     path = write_arrow(tmp_path / "random" / "a.arrow", tokens, legal(tokens))
     import_arrow(path, Args(out=tmp_path / "store"))
     first, second, _ = shards(tmp_path / "store")
@@ -218,7 +218,7 @@ def test_chunks_run_no_code(tmp_path, capsys):
 
 
 def test_command(tmp_path, tokens, capsys, monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "import-dataset", ("marlgpt_training.published_data", "import"))
+    monkeypatch.setitem(cli.COMMANDS, "import-dataset", ("marlgpt_training.published.datasets", "import"))
     data = tmp_path / "data"
     write_arrow(data / "mazes" / "part_0_0.arrow", tokens, legal(tokens))
     (data / "mazes" / "torn.arrow").write_bytes(b"ARROW1 and no more")

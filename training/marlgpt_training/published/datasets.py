@@ -1,7 +1,7 @@
 """Import published data sets, as far as their formats are known.
 
 **MAPF-GPT, and the LMAPF part of MARL-GPT's data set:** ``.arrow`` files (Arrow IPC) of single observations, with
-``input_tensors``, lists of 256 tokens (:mod:`marlgpt_training.mapf_gpt_tokens`), and ``gt_actions``, the expert's move
+``input_tensors``, lists of 256 tokens (:mod:`marlgpt_training.published.mapf_gpt_tokens`), and ``gt_actions``, the expert's move
 0..4. They become shards of single observations (:mod:`marlgpt_training.sample_store`). The format is MAPF-GPT's; that
 the LMAPF files share it is likely, as they come from the same group, but no such file was at hand: one that differs is
 refused.
@@ -27,7 +27,7 @@ from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
 from marlgpt_sim.runs.output_folder import output_folder
 from tqdm import tqdm
 
-from marlgpt_training.mapf_gpt_tokens import TOKENS, DataFormatError, decode_tokens
+from marlgpt_training.published.mapf_gpt_tokens import TOKENS, DataFormatError, decode_tokens
 from marlgpt_training.sample_store import SampleShard, read_spec, write_samples
 from marlgpt_training.store import STORE, StoreError, is_store
 
