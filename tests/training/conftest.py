@@ -10,8 +10,8 @@ import torch
 from marlgpt_policy.encoders.registry import frame_encoder
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training.collection.collect import collect_shard
-from marlgpt_training.frame_episode import FrameEpisode
 from marlgpt_training.model.model import MarlGpt, ModelConfig
+from marlgpt_training.store.frame_episode import FrameEpisode
 
 torch.set_num_threads(1)
 

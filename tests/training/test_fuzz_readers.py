@@ -27,7 +27,7 @@ from marlgpt_training.progress import RunLog
 from marlgpt_training.published import checkpoint as published
 from marlgpt_training.published.datasets import read_arrow, read_chunk
 from marlgpt_training.published.mapf_gpt_tokens import DataFormatError, decode_tokens
-from marlgpt_training.sample_store import (
+from marlgpt_training.store.sample_shards import (
     SampleShard,
     is_sample_shard,
     read_samples,
@@ -35,7 +35,7 @@ from marlgpt_training.sample_store import (
     shard_layout,
     write_samples,
 )
-from marlgpt_training.store import StoreError, encode_shard, layout_of, read_shard
+from marlgpt_training.store.shards import StoreError, encode_shard, layout_of, read_shard
 from safetensors.torch import load_file, save_file
 
 

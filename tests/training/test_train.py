@@ -27,7 +27,7 @@ from marlgpt_training.model.model import MarlGpt, preset
 from marlgpt_training.progress import RunLog
 from marlgpt_training.rollout import throughput
 from marlgpt_training.run_state import RunStateError
-from marlgpt_training.store import read_shard, write_shard
+from marlgpt_training.store.shards import read_shard, write_shard
 from marlgpt_training.train import Args, Trainer, main, share_out
 from safetensors.torch import save_file
 

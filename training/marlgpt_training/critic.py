@@ -31,8 +31,8 @@ from marlgpt_training.model.checkpoint import (
 )
 from marlgpt_training.model.losses import temporal_difference
 from marlgpt_training.model.model import MarlGpt
-from marlgpt_training.sample_store import is_sample_shard
-from marlgpt_training.store import StoreError, read_shard, shards
+from marlgpt_training.store.sample_shards import is_sample_shard
+from marlgpt_training.store.shards import StoreError, read_shard, shards
 
 
 @dataclasses.dataclass

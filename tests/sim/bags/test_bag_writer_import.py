@@ -18,7 +18,7 @@ from marlgpt_policy.policy.onnx_policy import OnnxPolicy  # noqa: E402
 from marlgpt_training.bags.bag_reader import Decoder, open_bag, records  # noqa: E402
 from marlgpt_training.bags.import_bag import Args, import_bag  # noqa: E402
 from marlgpt_training.dataloader.episode_unrolling import unroll  # noqa: E402
-from marlgpt_training.store import read_shard  # noqa: E402
+from marlgpt_training.store.shards import read_shard  # noqa: E402
 
 POLICY = ROOT / "ros2_ws" / "src" / "marlgpt_policy" / "models" / "pogema.onnx"
 MAP = ROOT / "ros2_ws" / "src" / "marlgpt_sim" / "maps" / "warehouse.yaml"

@@ -22,7 +22,7 @@ from marlgpt_training import cli
 from marlgpt_training.bags.bag_reader import BagError, Decoder, open_bag, records
 from marlgpt_training.bags.import_bag import Args, import_bag, main
 from marlgpt_training.bags.inventory import Inventory, take_inventory
-from marlgpt_training.store import read_shard
+from marlgpt_training.store.shards import read_shard
 from places import ROOT
 from rosbags.rosbag2 import StoragePlugin
 

@@ -16,7 +16,7 @@ from marlgpt_training.bags.import_bag import Args, import_bag
 from marlgpt_training.bags.pose_frames import Transforms, robot_names
 from marlgpt_training.bags.tracks import Track, step_time
 from marlgpt_training.dataloader.episode_unrolling import unroll
-from marlgpt_training.store import read_shard
+from marlgpt_training.store.shards import read_shard
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.typesys import Stores
 

@@ -9,7 +9,7 @@ from marlgpt_training.collection import collect
 from marlgpt_training.collection.collect import Args, Rollout, collect_shard, draw_scenario, main
 from marlgpt_training.dataloader.episode_unrolling import Replay
 from marlgpt_training.model.checkpoint import torch_forward
-from marlgpt_training.store import read_shard
+from marlgpt_training.store.shards import read_shard
 
 
 @pytest.mark.parametrize("expert", ["lns", "pibt"])

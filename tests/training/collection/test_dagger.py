@@ -12,7 +12,7 @@ from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training.collection import dagger
 from marlgpt_training.collection.dagger import RESTARTS, Task, Workers
 from marlgpt_training.model.checkpoint import save_checkpoint
-from marlgpt_training.store import read_shard
+from marlgpt_training.store.shards import read_shard
 
 POGEMA = Task("pogema", "pibt")
 

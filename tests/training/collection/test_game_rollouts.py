@@ -13,8 +13,8 @@ from marlgpt_training.collection import collect, dagger
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.dataloader.episode_unrolling import unroll
 from marlgpt_training.environments import base
-from marlgpt_training.frame_episode import FrameEpisode
-from marlgpt_training.store import read_shard
+from marlgpt_training.store.frame_episode import FrameEpisode
+from marlgpt_training.store.shards import read_shard
 
 
 def sibling(name):

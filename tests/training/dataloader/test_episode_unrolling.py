@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from marlgpt_training.dataloader.episode_unrolling import Replay, transition
-from marlgpt_training.store import StoreError, read_shard
+from marlgpt_training.store.shards import StoreError, read_shard
 
 
 def test_replay_of_some_agents_picks_their_rows(shard):

@@ -16,7 +16,7 @@ from marlgpt_training.dataloader.sample_stream import Drawing, Samples, SampleSt
 from marlgpt_training.distributed import World
 from marlgpt_training.model.checkpoint import load_checkpoint
 from marlgpt_training.model.losses import LossConfig
-from marlgpt_training.store import StoreError, read_shard, write_shard
+from marlgpt_training.store.shards import StoreError, read_shard, write_shard
 from marlgpt_training.train import Args, Trainer, main, share_out
 
 

@@ -21,7 +21,7 @@ from marlgpt_training.dataloader.sample_stream import (
 )
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.environments.grid_env import GridEnv
-from marlgpt_training.store import Episode, StoreError, read_shard, write_shard
+from marlgpt_training.store.shards import Episode, StoreError, read_shard, write_shard
 
 
 def record(env, steps, rng):

@@ -20,7 +20,7 @@ from marlgpt_training import cli
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.collection import job_pool as pool
 from marlgpt_training.environments import base
-from marlgpt_training.store import read_shard, shards
+from marlgpt_training.store.shards import read_shard, shards
 
 PAGE = ROOT / "docs" / "new-environment.md"
 SMALLER = {"--shards": "2", "--episodes": "6", "--steps": "40"}

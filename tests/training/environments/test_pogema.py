@@ -16,7 +16,7 @@ from marlgpt_training.environments.pogema import SEEDS, Pogema, free_cells, pars
 from marlgpt_training.evaluation.episode import environment, positions
 from marlgpt_training.evaluation.instances import Instance
 from marlgpt_training.evaluation.map_files import GridMap
-from marlgpt_training.store import Episode, encode_shard
+from marlgpt_training.store.shards import Episode, encode_shard
 
 try:
     make("pogema", "random_1")

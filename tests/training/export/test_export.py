@@ -16,9 +16,9 @@ from marlgpt_training.dataloader.sample_stream import expand
 from marlgpt_training.export import export
 from marlgpt_training.export.export import PARITY, Args, main, observations, parity, to_onnx, to_proto
 from marlgpt_training.export.quantisation import compare, convert
-from marlgpt_training.frame_episode import FrameEpisode
 from marlgpt_training.model.checkpoint import CheckpointError, save_checkpoint
-from marlgpt_training.store import write_shard
+from marlgpt_training.store.frame_episode import FrameEpisode
+from marlgpt_training.store.shards import write_shard
 
 # What PyTorch says about its own exporter.
 pytestmark = [

@@ -9,8 +9,8 @@ from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import cli
 from marlgpt_training.published.datasets import Args, import_arrow, read_arrow, read_chunk
 from marlgpt_training.published.mapf_gpt_tokens import DataFormatError, decode_tokens
-from marlgpt_training.sample_store import is_sample_shard, read_samples
-from marlgpt_training.store import StoreError, shards
+from marlgpt_training.store.sample_shards import is_sample_shard, read_samples
+from marlgpt_training.store.shards import StoreError, shards
 
 
 @pytest.fixture

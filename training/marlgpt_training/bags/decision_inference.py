@@ -16,7 +16,7 @@ from marlgpt_policy.grid.nav_grid import NavGrid
 
 from marlgpt_training.bags.decisions import LENGTH
 from marlgpt_training.bags.tracks import Track, Visit
-from marlgpt_training.fleet_episode import FleetEpisode
+from marlgpt_training.store.fleet_episode import FleetEpisode
 
 SLACK = 2
 """Moves by which a way may be longer than the shortest one before its goal counts as reached earlier."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from marlgpt_policy.encoders.token_layout import HISTORY
 
-from marlgpt_training.fleet_episode import MOVES, FleetEpisode
+from marlgpt_training.store.fleet_episode import MOVES, FleetEpisode
 
 LENGTH = 512
 """Most decisions of one episode: an episode is what is in memory at a time."""

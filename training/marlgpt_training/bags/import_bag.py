@@ -15,8 +15,8 @@ from marlgpt_training.bags.bag_reader import BagError, open_bag
 from marlgpt_training.bags.one_import import Import
 from marlgpt_training.bags.report import TITLE, write_report
 from marlgpt_training.bags.summary import Summary
-from marlgpt_training.fleet_episode import FleetEpisode
-from marlgpt_training.store import STORE, is_store, write_shard
+from marlgpt_training.store.fleet_episode import FleetEpisode
+from marlgpt_training.store.shards import STORE, is_store, write_shard
 
 SHARD = 16
 """Episodes of one shard, at most: what is in memory at a time."""

@@ -18,7 +18,7 @@ from marlgpt_training.bags.decisions import DecisionEpisodes, has_observations
 from marlgpt_training.bags.inventory import DECISION, Inventory, because, take_inventory
 from marlgpt_training.bags.summary import Summary
 from marlgpt_training.bags.tracks import Track, step_time
-from marlgpt_training.fleet_episode import FleetEpisode
+from marlgpt_training.store.fleet_episode import FleetEpisode
 
 if TYPE_CHECKING:
     from marlgpt_training.bags.import_bag import Args

@@ -11,7 +11,7 @@ from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
 
 from marlgpt_training.bags.bag_reader import Topic
-from marlgpt_training.fleet_episode import FleetEpisode
+from marlgpt_training.store.fleet_episode import FleetEpisode
 
 LONGEST_PATH = 4000
 """Cells of each robot's path that are kept to be drawn."""

@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.collection import job_pool as pool
-from marlgpt_training.data_card import write_card
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.environments.grid_env import GridEnv
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt
-from marlgpt_training.store import STORE, Episode, encode_shard, is_store, shards, write_shard
+from marlgpt_training.store.data_card import write_card
+from marlgpt_training.store.shards import STORE, Episode, encode_shard, is_store, shards, write_shard
 
 # How often each map family is drawn; random maps are what most fleets' free space looks like.
 FAMILY_WEIGHTS = {"random": 0.45, "maze": 0.2, "warehouse": 0.2, "rooms": 0.15}

@@ -24,7 +24,7 @@ from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.collection.collect import collect_shard
 from marlgpt_training.dataloader.mixture import dagger_folder
 from marlgpt_training.model.checkpoint import load_checkpoint, torch_forward
-from marlgpt_training.store import shards, write_shard
+from marlgpt_training.store.shards import shards, write_shard
 
 TEMPERATURES = [0.2, 0.5, 1.0]
 """Temperatures at which the student plays games, one of them per episode."""

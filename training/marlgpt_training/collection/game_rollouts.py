@@ -10,7 +10,7 @@ import numpy as np
 from marlgpt_policy.policy.onnx_policy import choose_from_logits
 
 from marlgpt_training.environments.base import Environment, History, Observation, environment_class, make
-from marlgpt_training.frame_episode import FrameEpisode
+from marlgpt_training.store.frame_episode import FrameEpisode
 
 SIDE_BY_SIDE = 8
 """Games that are played at the same time, so that the student answers for all of them at once."""

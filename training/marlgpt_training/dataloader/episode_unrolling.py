@@ -10,9 +10,9 @@ from marlgpt_policy.encoders.token_layout import HISTORY, LayoutError
 from marlgpt_policy.grid.cost_to_go import CostToGo
 
 from marlgpt_training.environments.grid_env import edges
-from marlgpt_training.fleet_episode import FleetEpisode
-from marlgpt_training.frame_episode import FrameEpisode
-from marlgpt_training.store import Episode, StoreError
+from marlgpt_training.store.fleet_episode import FleetEpisode
+from marlgpt_training.store.frame_episode import FrameEpisode
+from marlgpt_training.store.shards import Episode, StoreError
 
 
 def unroll(episode: Episode | FrameEpisode | FleetEpisode) -> Replay | FrameReplay | FleetReplay:

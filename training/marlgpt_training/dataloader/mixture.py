@@ -14,8 +14,8 @@ from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError, TokenLayout
 
 from marlgpt_training.dataloader.sample_stream import Drawing, Samples, SampleStream, Source
-from marlgpt_training.sample_store import shard_layout
-from marlgpt_training.store import StoreError, shards
+from marlgpt_training.store.sample_shards import shard_layout
+from marlgpt_training.store.shards import StoreError, shards
 
 
 def dagger_folder(out: Path, layout: str) -> Path:

@@ -19,10 +19,10 @@ from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
 
 from marlgpt_training.dataloader.episode_unrolling import transition, unroll
-from marlgpt_training.fleet_episode import FleetEpisode
-from marlgpt_training.frame_episode import FrameEpisode
-from marlgpt_training.sample_store import is_sample_shard, read_samples
-from marlgpt_training.store import Episode, StoreError, read_shard, shards
+from marlgpt_training.store.fleet_episode import FleetEpisode
+from marlgpt_training.store.frame_episode import FrameEpisode
+from marlgpt_training.store.sample_shards import is_sample_shard, read_samples
+from marlgpt_training.store.shards import Episode, StoreError, read_shard, shards
 
 INVALID = -128
 _SCALE = 20.0

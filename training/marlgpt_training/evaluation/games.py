@@ -20,8 +20,8 @@ from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.evaluation.finished_episodes import Journal
 from marlgpt_training.evaluation.intervals import wilson
 from marlgpt_training.evaluation.players import SWITCHES
-from marlgpt_training.frame_episode import FrameEpisode
 from marlgpt_training.model.checkpoint import load_checkpoint, torch_forward
+from marlgpt_training.store.frame_episode import FrameEpisode
 
 EVALUATION = games.HELD_OUT + 10_000_000
 """Episode seeds of evaluations; neither training nor tuning nor the choice of checkpoints draws them."""

@@ -29,8 +29,8 @@ from marlgpt_training.export.quantisation import (
 )
 from marlgpt_training.model.checkpoint import load_checkpoint, write_atomically
 from marlgpt_training.model.model import MarlGpt
-from marlgpt_training.sample_store import shard_layout
-from marlgpt_training.store import StoreError, shards
+from marlgpt_training.store.sample_shards import shard_layout
+from marlgpt_training.store.shards import StoreError, shards
 
 PARITY = 1e-3
 """Largest allowed difference of an allowed action's logit between PyTorch and the fp32 file."""

@@ -31,7 +31,7 @@ from marlgpt_training.finetune.tuning_evaluation import Budget, hash_of
 from marlgpt_training.model.checkpoint import load_checkpoint, save_checkpoint, torch_forward
 from marlgpt_training.progress import RunLog
 from marlgpt_training.run_state import RUN, is_run
-from marlgpt_training.store import shards
+from marlgpt_training.store.shards import shards
 from marlgpt_training.train import StopRequest, Trainer, run
 
 SHIPPED = shipped_file("marlgpt_policy", "models/pogema.safetensors")

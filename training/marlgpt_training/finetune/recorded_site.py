@@ -14,7 +14,7 @@ from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.environments.grid_env import GridEnv, edges
 from marlgpt_training.evaluation.players import Contestant, Player
-from marlgpt_training.store import Episode, StoreError, read_shard, shards
+from marlgpt_training.store.shards import Episode, StoreError, read_shard, shards
 
 LEAST = 2
 """Times that robots must have made a move for it to count as one of the site's."""

@@ -17,7 +17,7 @@ from marlgpt_training.collection.collect import SHARP, Rollout
 from marlgpt_training.experts.lns import LnsExpert
 from marlgpt_training.finetune.recorded_site import Site, SiteEnv
 from marlgpt_training.model.checkpoint import load_checkpoint, torch_forward
-from marlgpt_training.store import Episode, shards, write_shard
+from marlgpt_training.store.shards import Episode, shards, write_shard
 
 MOST_AGENTS = 64
 """Most agents of an episode of the original families."""

@@ -2,7 +2,7 @@
 
 **MAPF-GPT, and the LMAPF part of MARL-GPT's data set:** ``.arrow`` files (Arrow IPC) of single observations, with
 ``input_tensors``, lists of 256 tokens (:mod:`marlgpt_training.published.mapf_gpt_tokens`), and ``gt_actions``, the expert's move
-0..4. They become shards of single observations (:mod:`marlgpt_training.sample_store`). The format is MAPF-GPT's; that
+0..4. They become shards of single observations (:mod:`marlgpt_training.store.sample_shards`). The format is MAPF-GPT's; that
 the LMAPF files share it is likely, as they come from the same group, but no such file was at hand: one that differs is
 refused.
 
@@ -28,8 +28,8 @@ from marlgpt_sim.runs.output_folder import output_folder
 from tqdm import tqdm
 
 from marlgpt_training.published.mapf_gpt_tokens import TOKENS, DataFormatError, decode_tokens
-from marlgpt_training.sample_store import SampleShard, read_spec, write_samples
-from marlgpt_training.store import STORE, StoreError, is_store
+from marlgpt_training.store.sample_shards import SampleShard, read_spec, write_samples
+from marlgpt_training.store.shards import STORE, StoreError, is_store
 
 SHARD = 2**15
 """Samples in a shard: 12 MB unpacked."""

@@ -26,7 +26,7 @@ from marlgpt_policy.encoders.token_layout import (
 )
 from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS
 
-from marlgpt_training.sample_store import INVALID
+from marlgpt_training.store.sample_shards import INVALID
 
 SCALE = 20
 """Packed values are multiples of 1/20 (see data.compress)."""

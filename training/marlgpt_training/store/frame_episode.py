@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS
 
-from marlgpt_training.episode_row import RowReader, common_row, contradictions, schema_of
+from marlgpt_training.store.episode_row import RowReader, common_row, contradictions, schema_of
 
 _SCHEMA = schema_of(
     layout=pa.string(),

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_training.dataloader.episode_unrolling import unroll
-from marlgpt_training.frame_episode import FrameEpisode
-from marlgpt_training.store import StoreError, layout_of, read_shard, write_shard
+from marlgpt_training.store.frame_episode import FrameEpisode
+from marlgpt_training.store.shards import StoreError, layout_of, read_shard, write_shard
 
 LAYOUTS = ("grf-1", "smacv2-terran-5v5-1", "smax-2v3-1")
 

@@ -1,8 +1,8 @@
 """The data card: its numbers are those of the store, whatever else lies there."""
 
 import numpy as np
-from marlgpt_training.data_card import NAME, card, write_card
-from marlgpt_training.store import read_shard, write_shard
+from marlgpt_training.store.data_card import NAME, card, write_card
+from marlgpt_training.store.shards import read_shard, write_shard
 
 
 def rows(text):

@@ -1,8 +1,8 @@
 """Trajectory store, version 1: Parquet shards, one row per episode, all episodes of a shard of one kind.
 
 Kind ``grid``: a POGEMA episode keeps the map bits, the starts, the goal events and two bytes per agent step (the
-executed move and the expert's move); every observation is rebuilt from them. Kind ``frames`` (``frame_episode.py``):
-games whose observation is a vector. Kind ``fleet`` (``fleet_episode.py``): joint decisions of a driving fleet, from
+executed move and the expert's move); every observation is rebuilt from them. Kind ``frames`` (``store/frame_episode.py``):
+games whose observation is a vector. Kind ``fleet`` (``store/fleet_episode.py``): joint decisions of a driving fleet, from
 bags. Shards are written to a temporary name and renamed, so a killed writer never leaves a torn file behind.
 """
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 
-from marlgpt_training.episode_row import (
+from marlgpt_training.store.episode_row import (
     RowReader,
     StoreError,
     common_row,
@@ -28,8 +28,8 @@ from marlgpt_training.episode_row import (
 )
 
 if TYPE_CHECKING:
-    from marlgpt_training.fleet_episode import FleetEpisode
-    from marlgpt_training.frame_episode import FrameEpisode
+    from marlgpt_training.store.fleet_episode import FleetEpisode
+    from marlgpt_training.store.frame_episode import FrameEpisode
 
 VERSION = 1
 KINDS = ("grid", "frames", "fleet")
@@ -218,10 +218,10 @@ def _episode_class(
     if kind == "grid":
         return Episode
     if kind == "fleet":
-        from marlgpt_training.fleet_episode import FleetEpisode
+        from marlgpt_training.store.fleet_episode import FleetEpisode
 
         return FleetEpisode
-    from marlgpt_training.frame_episode import FrameEpisode
+    from marlgpt_training.store.frame_episode import FrameEpisode
 
     return FrameEpisode
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, TokenLayout
 
-from marlgpt_training.episode_row import read_table
-from marlgpt_training.store import StoreError, layout_of, write_shard
+from marlgpt_training.store.episode_row import read_table
+from marlgpt_training.store.shards import StoreError, layout_of, write_shard
 
 VERSION = 1
 KEY = b"marlgpt_samples"

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from marlgpt_policy.encoders.token_layout import HISTORY, POGEMA_LAYOUT
 
-from marlgpt_training.episode_row import RowReader, common_row, contradictions, schema_of
+from marlgpt_training.store.episode_row import RowReader, common_row, contradictions, schema_of
 
 MOVES = 5
 _SCHEMA = schema_of(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from marlgpt_training.frame_episode import FrameEpisode
-from marlgpt_training.store import StoreError, read_shard, shards
+from marlgpt_training.store.frame_episode import FrameEpisode
+from marlgpt_training.store.shards import StoreError, read_shard, shards
 
 NAME = "CARD.md"
 

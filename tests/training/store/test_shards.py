@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from marlgpt_training import store
-from marlgpt_training.store import Episode, StoreError, read_shard, shards, write_shard
+from marlgpt_training.store import shards as store
+from marlgpt_training.store.shards import Episode, StoreError, read_shard, shards, write_shard
 
 ARRAYS = ("free", "starts", "goal_events", "actions", "labels", "rewards")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_training.sample_store import SampleShard, shard_layout, write_samples
-from marlgpt_training.store import StoreError
+from marlgpt_training.store.sample_shards import SampleShard, shard_layout, write_samples
+from marlgpt_training.store.shards import StoreError
 
 
 def test_layout_of_samples_and_of_episodes(tmp_path, shard):
