@@ -23,7 +23,7 @@ from marlgpt_training.dataloader.sample_stream import Samples, SampleStream
 from marlgpt_training.model.checkpoint import torch_forward
 from marlgpt_training.model.losses import LossConfig, Objective
 from marlgpt_training.model.model import MarlGpt, ModelConfig
-from marlgpt_training.rollout import throughput
+from marlgpt_training.train.validation import throughput
 from tqdm import tqdm
 
 READINGS = ("entity", "scalar")

@@ -17,18 +17,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import finish
-from marlgpt_training import train
 from marlgpt_training.collection import dagger
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.dataloader.mixture import Mixture
 from marlgpt_training.dataloader.sample_stream import Drawing, parse_mixture
-from marlgpt_training.distributed import World
 from marlgpt_training.evaluation.intervals import wilson
 from marlgpt_training.model.checkpoint import torch_forward
 from marlgpt_training.model.losses import LossConfig
 from marlgpt_training.model.model import MarlGpt
-from marlgpt_training.rollout import throughputs
-from marlgpt_training.train_args import Args, check, share_out
+from marlgpt_training.train import train
+from marlgpt_training.train.distributed import World
+from marlgpt_training.train.train_args import Args, check, share_out
+from marlgpt_training.train.validation import throughputs
 from scipy import stats
 from tqdm import tqdm
 

@@ -12,7 +12,6 @@ from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_training import curve, run_state
 from marlgpt_training.dataloader.episode_unrolling import unroll
 from marlgpt_training.evaluation.finished_episodes import Journal
 from marlgpt_training.evaluation.map_files import read_maps
@@ -23,7 +22,6 @@ from marlgpt_training.model.checkpoint import (
     save_checkpoint,
     trained_layouts,
 )
-from marlgpt_training.progress import RunLog
 from marlgpt_training.published import checkpoint as published
 from marlgpt_training.published.datasets import read_arrow, read_chunk
 from marlgpt_training.published.mapf_gpt_tokens import DataFormatError, decode_tokens
@@ -36,6 +34,9 @@ from marlgpt_training.store.sample_shards import (
     write_samples,
 )
 from marlgpt_training.store.shards import StoreError, encode_shard, layout_of, read_shard
+from marlgpt_training.train import learning_curve as curve
+from marlgpt_training.train import run_state
+from marlgpt_training.train.run_log import RunLog
 from safetensors.torch import load_file, save_file
 
 

@@ -15,9 +15,9 @@ COMMANDS = {
         "marlgpt_training.collection.collect",
         "collect labelled expert episodes into a trajectory store",
     ),
-    "train": ("marlgpt_training.train", "train a policy on a store, with data aggregation beside it"),
-    "curve": ("marlgpt_training.curve", "draw the learning curve of training runs"),
-    "critic": ("marlgpt_training.critic", "train the critic of a finished policy on returns"),
+    "train": ("marlgpt_training.train.train", "train a policy on a store, with data aggregation beside it"),
+    "curve": ("marlgpt_training.train.learning_curve", "draw the learning curve of training runs"),
+    "critic": ("marlgpt_training.train.critic", "train the critic of a finished policy on returns"),
     "evaluate": ("marlgpt_training.evaluation.evaluate", "evaluate policies in the real pogema package"),
     "finetune": (
         "marlgpt_training.finetune.finetune",

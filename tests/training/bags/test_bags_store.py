@@ -9,12 +9,12 @@ import pytest
 from fuzzing import damaged, fuzz  # noqa: E402
 from hypothesis import given
 from hypothesis import strategies as st
-from marlgpt_training.critic import shard_samples
 from marlgpt_training.dataloader.episode_unrolling import unroll
 from marlgpt_training.environments.grid_env import edges
 from marlgpt_training.store.data_card import card
 from marlgpt_training.store.fleet_episode import FleetEpisode
 from marlgpt_training.store.shards import StoreError, encode_shard, layout_of, read_shard, write_shard
+from marlgpt_training.train.critic import shard_samples
 
 
 def episode(steps=6, robots=3, seed=0, **changed):

@@ -10,14 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_training import train
 from marlgpt_training.dataloader.mixture import Mixture, by_layout, dagger_folder, sizes
 from marlgpt_training.dataloader.sample_stream import Drawing, Samples, SampleStream, parse_mixture
-from marlgpt_training.distributed import World
 from marlgpt_training.model.checkpoint import load_checkpoint
 from marlgpt_training.model.losses import LossConfig
 from marlgpt_training.store.shards import StoreError, read_shard, write_shard
-from marlgpt_training.train import Args, Trainer, main, share_out
+from marlgpt_training.train import train
+from marlgpt_training.train.distributed import World
+from marlgpt_training.train.train import Args, Trainer, main, share_out
 
 
 @given(

@@ -20,7 +20,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from marlgpt_training.dataloader.sample_stream import expand
-from marlgpt_training.rollout import throughput
+from marlgpt_training.train.validation import throughput
 
 PRECISIONS = ("fp32", "fp16", "int8")
 MAX_AGREEMENT_LOSS = 0.01

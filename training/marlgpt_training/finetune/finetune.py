@@ -21,18 +21,18 @@ from marlgpt_policy.grid.occupancy_map import load_map_yaml
 from marlgpt_policy.policy.shipped_files import shipped_file
 from marlgpt_sim.runs.output_folder import output_folder
 
-from marlgpt_training import train_args
 from marlgpt_training.dataloader.sample_stream import parse_mixture
-from marlgpt_training.distributed import World
 from marlgpt_training.export import export
 from marlgpt_training.finetune import tuning_data, tuning_evaluation
 from marlgpt_training.finetune.recorded_site import Site, sites_of
 from marlgpt_training.finetune.tuning_evaluation import Budget, hash_of
 from marlgpt_training.model.checkpoint import load_checkpoint, save_checkpoint, torch_forward
-from marlgpt_training.progress import RunLog
-from marlgpt_training.run_state import RUN, is_run
 from marlgpt_training.store.shards import shards
-from marlgpt_training.train import StopRequest, Trainer, run
+from marlgpt_training.train import train_args
+from marlgpt_training.train.distributed import World
+from marlgpt_training.train.run_log import RunLog
+from marlgpt_training.train.run_state import RUN, is_run
+from marlgpt_training.train.train import StopRequest, Trainer, run
 
 SHIPPED = shipped_file("marlgpt_policy", "models/pogema.safetensors")
 STOPPED = 130

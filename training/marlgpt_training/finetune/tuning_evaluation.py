@@ -17,10 +17,10 @@ from marlgpt_sim.runs.worker_processes import worker_pool
 from marlgpt_sim.world.closed_loop import ClosedLoop
 from tqdm import tqdm
 
-from marlgpt_training import rollout
 from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.evaluation.intervals import Sample, mean_interval, ratio_interval
 from marlgpt_training.finetune.recorded_site import Site, throughput
+from marlgpt_training.train import validation as rollout
 
 FAMILIES = ("random", "maze", "warehouse", "rooms")
 LIMITS = MotionLimits(max_speed=1.2, max_yaw_rate=3.0, max_acceleration=3.0, max_yaw_acceleration=8.0)

@@ -16,19 +16,21 @@ import numpy as np
 import pytest
 import torch
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError, TokenLayout
-from marlgpt_training import cli, progress, train
+from marlgpt_training import cli
 from marlgpt_training.collection import dagger
 from marlgpt_training.dataloader.sample_stream import SampleStream
-from marlgpt_training.distributed import World
 from marlgpt_training.model import checkpoint, losses
 from marlgpt_training.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from marlgpt_training.model.losses import LossConfig, Objective
 from marlgpt_training.model.model import MarlGpt, preset
-from marlgpt_training.progress import RunLog
-from marlgpt_training.rollout import throughput
-from marlgpt_training.run_state import RunStateError
 from marlgpt_training.store.shards import read_shard, write_shard
-from marlgpt_training.train import Args, Trainer, main, share_out
+from marlgpt_training.train import run_log as progress
+from marlgpt_training.train import train
+from marlgpt_training.train.distributed import World
+from marlgpt_training.train.run_log import RunLog
+from marlgpt_training.train.run_state import RunStateError
+from marlgpt_training.train.train import Args, Trainer, main, share_out
+from marlgpt_training.train.validation import throughput
 from safetensors.torch import save_file
 
 
@@ -118,7 +120,8 @@ def test_resumes_exactly(run, capsys):
 def test_resume_after_sigkill_has_the_losses_of_an_unbroken_run(run):
     """The real command, killed while it trains; only its log is finer."""
     code = """import sys
-from marlgpt_training import cli, train
+from marlgpt_training import cli
+from marlgpt_training.train import train
 train.LOG_EVERY = 4
 sys.exit(cli.main(["train", *sys.argv[1:]]))"""
     options = {

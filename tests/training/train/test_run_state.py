@@ -2,7 +2,7 @@
 
 import pytest
 from marlgpt_training.model.model import ModelConfig
-from marlgpt_training.run_state import RunStateError, check_config
+from marlgpt_training.train.run_state import RunStateError, check_config
 
 WANTED = ModelConfig(width=32, heads=2, shared=1, reading="entity", value_range=(0.0, 2.0)).to_dict()
 

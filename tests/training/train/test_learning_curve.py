@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from marlgpt_training import curve
-from marlgpt_training.curve import Args, main, read
+from marlgpt_training.train import learning_curve as curve
+from marlgpt_training.train.learning_curve import Args, main, read
 
 
 def write(folder, lines):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from marlgpt_training.model.losses import LossConfig
 from marlgpt_training.store.shards import read_shard, write_shard
-from marlgpt_training.train import Args, main
+from marlgpt_training.train.train import Args, main
 
 pytestmark = pytest.mark.slow
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_training import cli, critic
+from marlgpt_training import cli
 from marlgpt_training.collection.collect import collect_shard
 from marlgpt_training.model.checkpoint import load_checkpoint, save_checkpoint
 from marlgpt_training.model.model import MarlGpt, ModelConfig
 from marlgpt_training.store.sample_shards import SampleShard, write_samples
 from marlgpt_training.store.shards import StoreError, read_shard, write_shard
+from marlgpt_training.train import critic
 
 
 def test_returns_are_discounted_sums():

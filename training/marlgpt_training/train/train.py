@@ -21,14 +21,14 @@ from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.dataloader.mixture import Mixture
 from marlgpt_training.dataloader.sample_stream import Drawing, Samples, parse_mixture
-from marlgpt_training.distributed import World, join
 from marlgpt_training.model.checkpoint import load_checkpoint, save_checkpoint, torch_forward
 from marlgpt_training.model.losses import TERMS, Objective
 from marlgpt_training.model.model import ENVIRONMENTS, MarlGpt, preset
-from marlgpt_training.progress import RunLog
-from marlgpt_training.rollout import throughput
-from marlgpt_training.run_state import RUN, check_config, is_run, load_state, save_state
-from marlgpt_training.train_args import Args, check, learning_rate, share_out
+from marlgpt_training.train.distributed import World, join
+from marlgpt_training.train.run_log import RunLog
+from marlgpt_training.train.run_state import RUN, check_config, is_run, load_state, save_state
+from marlgpt_training.train.train_args import Args, check, learning_rate, share_out
+from marlgpt_training.train.validation import throughput
 
 LOG_EVERY = 100
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 from marlgpt_policy.policy.onnx_policy import choose_from_logits
-from marlgpt_training import rollout
 from marlgpt_training.model.checkpoint import torch_forward
-from marlgpt_training.rollout import throughput
+from marlgpt_training.train import validation as rollout
+from marlgpt_training.train.validation import throughput
 
 
 def test_throughput_is_deterministic_and_ranks_drivers(small_model):

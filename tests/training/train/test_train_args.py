@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from marlgpt_training import train
 from marlgpt_training.model.losses import LossConfig
-from marlgpt_training.train_args import AT_LEAST, Args, check, learning_rate, option, share_out
+from marlgpt_training.train import train
+from marlgpt_training.train.train_args import AT_LEAST, Args, check, learning_rate, option, share_out
 
 GOOD = Args(device="cpu")
 
