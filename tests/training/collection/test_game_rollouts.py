@@ -1,11 +1,8 @@
 """Episodes of games: played by experts and students, labelled, recorded, collected. No game has to be installed."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+import toy_test_game
 from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.encoders import registry
@@ -16,17 +13,6 @@ from marlgpt_training.environments import base
 from marlgpt_training.store.frame_episode import FrameEpisode
 from marlgpt_training.store.shards import read_shard
 
-
-def sibling(name):
-    """A module beside this one, by name, so that the registry finds it too."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-toy_test_game = sibling("toy_test_game")
 ENCODER = toy_test_game.ENCODER
 RIGHT = toy_test_game.RIGHT
 STAY = toy_test_game.STAY

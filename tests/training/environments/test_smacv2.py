@@ -6,7 +6,6 @@ reports agrees with the package. Skipped where the package is not installed; wha
 
 import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,21 +16,14 @@ from marlgpt_training.environments import base, smacv2
 from marlgpt_training.environments.base import History, MissingExtra, NoSnapshot
 
 
-def sibling(name):
-    """A module beside this one."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 @pytest.fixture(scope="module")
 def game(tmp_path_factory):
     """An installation of StarCraft II whose binary is the test server."""
     for package in ("smacv2", "pysc2", "websockets"):
         pytest.importorskip(package, reason=f"needs {package} for the real SMACv2 package: run 'make envs'")
-    folder = sibling("sc2_test_server").install(tmp_path_factory.mktemp("sc2") / "StarCraftII")
+    folder = importlib.import_module("sc2_test_server").install(
+        tmp_path_factory.mktemp("sc2") / "StarCraftII"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SC2PATH", str(folder))
         yield folder
@@ -310,7 +302,7 @@ def test_teams_are_those_of_the_paper():
 @given(st.integers(0, 2**31), st.lists(st.sampled_from(range(9)), min_size=2, max_size=12))
 def test_double_fights_to_an_end(seed, kinds):
     """The double itself: health never above full, nobody leaves the map, the dead are gone."""
-    double = sibling("sc2_test_battle")
+    double = importlib.import_module("sc2_test_battle")
     rng, battle = np.random.default_rng(seed), double.Battle(seed)
     for n, kind in enumerate(kinds):
         unit_type = double.FIRST_OWN_TYPE + kind if n % 2 == 0 else double.KINDS[kind].game_type

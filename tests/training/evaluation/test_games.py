@@ -1,13 +1,11 @@
 """``marlgpt evaluate --game`` on a toy game: success rates, intervals, resuming, policy files."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import toy_test_game
 from marlgpt_policy.encoders import registry
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import cli
@@ -21,17 +19,6 @@ from marlgpt_training.model.checkpoint import save_checkpoint
 from marlgpt_training.model.model import MarlGpt, ModelConfig
 from scipy.stats import binomtest
 
-
-def sibling(name):
-    """A module beside this one, by name, so that the registry finds it too."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-toy_test_game = sibling("toy_test_game")
 ENCODER = toy_test_game.ENCODER
 
 pytestmark = [

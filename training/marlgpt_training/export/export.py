@@ -1,6 +1,7 @@
 """Export a checkpoint to the ONNX policy file that the runtime loads, and measure what it answers differently.
 
-The file is checked before it gets its name: fp32 against PyTorch, lower precision (``export/quantisation.py``) against fp32.
+The file is checked before it gets its name: fp32 against PyTorch, lower precision (``export/quantisation.py``)
+against fp32.
 """
 
 from __future__ import annotations

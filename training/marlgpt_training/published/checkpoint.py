@@ -218,7 +218,8 @@ def _load(path: str | Path, ignore: tuple[str, ...]) -> tuple[dict, dict[str, to
         raise CheckpointError(
             f"{path}: not the published model as this version knows it:\n  "
             + "\n  ".join(wrong)
-            + "\nWhere only names differ, add them to NAMES in marlgpt_training/published/checkpoint.py; leave buffers out with "
+            + "\nWhere only names differ, add them to NAMES in marlgpt_training/published/checkpoint.py; leave "
+            "buffers out with "
             "--ignore NAME."
         )
     found, by_shape = match(state, shapes)

@@ -1,10 +1,10 @@
 """Import published data sets, as far as their formats are known.
 
 **MAPF-GPT, and the LMAPF part of MARL-GPT's data set:** ``.arrow`` files (Arrow IPC) of single observations, with
-``input_tensors``, lists of 256 tokens (:mod:`marlgpt_training.published.mapf_gpt_tokens`), and ``gt_actions``, the expert's move
-0..4. They become shards of single observations (:mod:`marlgpt_training.store.sample_shards`). The format is MAPF-GPT's; that
-the LMAPF files share it is likely, as they come from the same group, but no such file was at hand: one that differs is
-refused.
+``input_tensors``, lists of 256 tokens (:mod:`marlgpt_training.published.mapf_gpt_tokens`), and ``gt_actions``, the
+expert's move 0..4. They become shards of single observations (:mod:`marlgpt_training.store.sample_shards`). The
+format is MAPF-GPT's; that the LMAPF files share it is likely, as they come from the same group, but no such file was
+at hand: one that differs is refused.
 
 **The SMACv2 and GRF parts:** ``.pt`` chunks, PyTorch files of a dict of tensors with one row per sample, of which
 ``actions`` and ``dones`` are known. Which tensors hold observations, and in what order, is not: such files are read,

@@ -1,9 +1,10 @@
 """Trajectory store, version 1: Parquet shards, one row per episode, all episodes of a shard of one kind.
 
 Kind ``grid``: a POGEMA episode keeps the map bits, the starts, the goal events and two bytes per agent step (the
-executed move and the expert's move); every observation is rebuilt from them. Kind ``frames`` (``store/frame_episode.py``):
-games whose observation is a vector. Kind ``fleet`` (``store/fleet_episode.py``): joint decisions of a driving fleet, from
-bags. Shards are written to a temporary name and renamed, so a killed writer never leaves a torn file behind.
+executed move and the expert's move); every observation is rebuilt from them. Kind ``frames``
+(``store/frame_episode.py``): games whose observation is a vector. Kind ``fleet`` (``store/fleet_episode.py``): joint
+decisions of a driving fleet, from bags. Shards are written to a temporary name and renamed, so a killed writer never
+leaves a torn file behind.
 """
 
 from __future__ import annotations
