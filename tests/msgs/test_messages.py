@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import domains
 import pytest
 from places import ROOT
 
@@ -70,7 +71,7 @@ def ros_context(monkeypatch):
     rclpy = pytest.importorskip("rclpy")
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     context = rclpy.Context()
-    context.init(domain_id=1 + os.getpid() % 100)
+    context.init(domain_id=domains.take())
     yield context
     context.try_shutdown()
 

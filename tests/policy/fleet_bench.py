@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import domains
 import numpy as np
 import onnx
 import pytest
@@ -294,12 +295,11 @@ def centre(grid, row, col):
     ])  # fmt: skip
 
 
-def open_bench(tmp_path_factory, offset, policy, robots=("a", "b"), **parameters):
+def open_bench(tmp_path_factory, policy, robots=("a", "b"), **parameters):
     """A bench in a DDS domain of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-        domain = 1 + (os.getpid() + offset) % 100
-        return Bench(tmp_path_factory.mktemp("bench"), domain, policy, list(robots), **parameters)
+        return Bench(tmp_path_factory.mktemp("bench"), domains.take(), policy, list(robots), **parameters)
 
 
 class Pulse:

@@ -156,7 +156,7 @@ def test_a_node_with_an_empty_cache_compiles_in_configure_and_never_again(tmp_pa
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv(kernel_cache.VARIABLE, str(cache))
     policy = write_policy(tmp_path_factory.mktemp("policy") / "good.onnx")
-    bench = open_bench(tmp_path_factory, 41, policy, ROBOTS, max_speed=1.0)
+    bench = open_bench(tmp_path_factory, policy, ROBOTS, max_speed=1.0)
     try:
         begun = time.monotonic()
         configured = bench.change_state(Transition.TRANSITION_CONFIGURE, 240.0)

@@ -35,7 +35,7 @@ def policy(tmp_path_factory):
 @pytest.fixture
 def bench(tmp_path_factory, policy):
     """An active node with a map and two robots on rows 0 and 1."""
-    bench = open_bench(tmp_path_factory, 7, policy)
+    bench = open_bench(tmp_path_factory, policy)
     bench.twins = []
     try:
         bench.bring_up({"a": (0, 0), "b": (1, 4)})
@@ -114,7 +114,7 @@ def test_other_robots_on_the_same_topics_are_no_hindrance(bench):
 
 @pytest.mark.parametrize("attempt", range(2))
 def test_of_two_that_start_at_once_exactly_one_drives(tmp_path_factory, policy, attempt):
-    bench = open_bench(tmp_path_factory, 19 + attempt, policy, autostart=True)
+    bench = open_bench(tmp_path_factory, policy, autostart=True)
     bench.twins = []
     second, log = twin(bench)
     processes, logs = [bench.process, second], [bench.log, log]
@@ -316,7 +316,7 @@ def test_ten_thousand_requests_neither_silence_the_heartbeat_nor_delay_a_stop(
     tmp_path_factory, policy, service, some_busy
 ):
     robots = ["a", "b", *(f"r{i}" for i in range(46))]
-    bench = open_bench(tmp_path_factory, 23, policy, robots)
+    bench = open_bench(tmp_path_factory, policy, robots)
     try:
         bench.bring_up({"a": (0, 0), "b": (1, 4)})
         beats = []

@@ -26,7 +26,7 @@ def policy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory, policy):
     """A node that has not been configured."""
-    bench = open_bench(tmp_path_factory, 31, policy)
+    bench = open_bench(tmp_path_factory, policy)
     yield bench
     bench.close()
 
@@ -34,7 +34,7 @@ def idle(tmp_path_factory, policy):
 @pytest.fixture(scope="module")
 def driving(tmp_path_factory, policy):
     """An active node with a map and two robots on row 0 and 2."""
-    bench = open_bench(tmp_path_factory, 62, policy)
+    bench = open_bench(tmp_path_factory, policy)
     try:
         bench.bring_up({"a": (0, 0), "b": (2, 0)})
         yield bench

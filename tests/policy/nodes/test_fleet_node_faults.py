@@ -30,7 +30,7 @@ def policy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def driving(tmp_path_factory, policy):
     """An active node with a map, and two robots that drive to and fro on rows 0 and 1."""
-    bench = open_bench(tmp_path_factory, 5, policy)
+    bench = open_bench(tmp_path_factory, policy)
     try:
         bench.bring_up({"a": (0, 0), "b": (1, 4)})
         yield bench
@@ -398,7 +398,7 @@ def test_the_log_stays_short_whatever_comes_in(driving):
 
 def test_a_killed_node_is_followed_by_zeros_in_time_and_by_one_that_takes_over(tmp_path_factory, policy):
     """The one test by the wall's clock: from SIGKILL to zero velocity at every robot, with a real watchdog."""
-    bench = open_bench(tmp_path_factory, 83, policy)
+    bench = open_bench(tmp_path_factory, policy)
     watchdog, log = bench.spawn("watchdog_node", {"robots": "[a, b]"})
     try:
         bench.bring_up({"a": (0, 0), "b": (1, 4)})
@@ -453,7 +453,7 @@ def test_a_killed_node_is_followed_by_zeros_in_time_and_by_one_that_takes_over(t
 def test_simulated_robots_are_taken_over_between_cells_without_a_contact(tmp_path_factory, policy):
     """With the real simulator: three robots change places, their driver is killed twice on the way."""
     names = ["a", "b", "c"]
-    bench = open_bench(tmp_path_factory, 13, policy, names, use_sim_time=True, autostart=True)
+    bench = open_bench(tmp_path_factory, policy, names, use_sim_time=True, autostart=True)
     chart = save_map_yaml(from_occupancy_grid(hall()), bench.folder / "hall.yaml").with_suffix(".yaml")
     grid = build_grid(from_occupancy_grid(hall()), 0.22, 0.05)
     cells = [(0, 0), (0, 4), (1, 2)]
@@ -499,7 +499,7 @@ def test_simulated_robots_are_taken_over_between_cells_without_a_contact(tmp_pat
 
 
 def test_stops_outlive_the_configuration(tmp_path_factory, policy):
-    bench = open_bench(tmp_path_factory, 47, policy, max_robots=2, require_policy_hash=True)
+    bench = open_bench(tmp_path_factory, policy, max_robots=2, require_policy_hash=True)
     try:
         bench.bring_up({"a": (0, 0), "b": (1, 4)})
         refused = bench.load(policy)
@@ -531,7 +531,7 @@ def test_stops_outlive_the_configuration(tmp_path_factory, policy):
     ],
 )
 def test_limits_and_hash_are_checked_by_configure(tmp_path_factory, policy, parameters, reason):
-    bench = open_bench(tmp_path_factory, 71, policy, **parameters)
+    bench = open_bench(tmp_path_factory, policy, **parameters)
     try:
         assert not bench.change_state(Transition.TRANSITION_CONFIGURE)
         bench.until(lambda: bench.logged(reason), "reason", 3.0)
@@ -543,7 +543,7 @@ def test_limits_and_hash_are_checked_by_configure(tmp_path_factory, policy, para
 
 
 def test_a_map_larger_than_the_limit_is_refused_by_its_header(tmp_path_factory, policy):
-    bench = open_bench(tmp_path_factory, 29, policy, max_map_pixels=100)
+    bench = open_bench(tmp_path_factory, policy, max_map_pixels=100)
     try:
         for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
             assert bench.change_state(transition)

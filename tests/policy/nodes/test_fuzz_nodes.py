@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import domains
 import numpy as np
 import pytest
 from places import ROOT
@@ -93,7 +94,7 @@ def context():
     """ROS on a domain of its own; nothing in this file needs another process."""
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     context = rclpy.Context()
-    context.init(domain_id=1 + (os.getpid() + 41) % 100)
+    context.init(domain_id=domains.take())
     yield context
     context.try_shutdown()
 

@@ -32,7 +32,7 @@ def allowed(enclave, kind):
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     policy = write_policy(tmp_path_factory.mktemp("policy") / "tiny.onnx")
-    bench = open_bench(tmp_path_factory, 91, policy, autostart=True)
+    bench = open_bench(tmp_path_factory, policy, autostart=True)
     watchdog, _ = bench.spawn("watchdog_node", {"robots": "[a, b]"})
     try:
         bench.until(lambda: bench.logged("configured: "), "configuration")

@@ -31,7 +31,7 @@ def good(tmp_path_factory):
 @pytest.fixture(scope="module")
 def driving(tmp_path_factory, good):
     """An active node with a good policy and two robots at the right end of their rows."""
-    bench = open_bench(tmp_path_factory, 31, good, policy_load_timeout=3.0, decision_timeout=0.6)
+    bench = open_bench(tmp_path_factory, good, policy_load_timeout=3.0, decision_timeout=0.6)
     try:
         bench.bring_up({"a": (0, 4), "b": (1, 4)})
         bench.until(lambda: idle(bench), "robots on the grid")
@@ -44,7 +44,7 @@ def driving(tmp_path_factory, good):
 def stuck(tmp_path_factory):
     """As ``driving``, but the policy it was started with gets stuck at its first decision; it is not given up soon."""
     bad = endless_towards(tmp_path_factory.mktemp("policy") / "stuck.onnx", *TOWARDS)
-    bench = open_bench(tmp_path_factory, 32, bad, decision_timeout=3.0)
+    bench = open_bench(tmp_path_factory, bad, decision_timeout=3.0)
     try:
         bench.bring_up({"a": (0, 4), "b": (1, 4)})
         bench.until(lambda: idle(bench), "robots on the grid")
@@ -117,7 +117,7 @@ def test_what_answers_zeros_only_is_refused_while_loading(driving, tmp_path):
 
 
 def test_configure_fails_for_a_file_whose_load_never_ends(tmp_path_factory, good, tmp_path):
-    bench = open_bench(tmp_path_factory, 33, endless_load(tmp_path / "endless.onnx"), policy_load_timeout=1.5)
+    bench = open_bench(tmp_path_factory, endless_load(tmp_path / "endless.onnx"), policy_load_timeout=1.5)
     try:
         assert not bench.change_state(Transition.TRANSITION_CONFIGURE)
         assert bench.logged("cannot configure: policy") and bench.logged(
@@ -196,7 +196,7 @@ def test_an_interrupt_ends_the_node_while_its_policy_is_stuck(stuck):
 def test_a_robot_on_its_own_stops_at_once_and_ends_while_its_policy_is_stuck(
     tmp_path_factory, good, tmp_path
 ):
-    bench = open_bench(tmp_path_factory, 34, good, ("a",))
+    bench = open_bench(tmp_path_factory, good, ("a",))
     bad = endless_towards(tmp_path / "stuck.onnx", *TOWARDS)
     parameters = {**bench.parameters, "policy": bad, "name": "a", "decision_timeout": 3.0}
     node, log = bench.spawn("robot_node", parameters)

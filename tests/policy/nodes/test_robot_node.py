@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import domains
 import numpy as np
 import pytest
 from places import ROOT
@@ -166,9 +167,7 @@ class Floor:
 @pytest.fixture(scope="module")
 def floor(tmp_path_factory):
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    floor = Floor(
-        tmp_path_factory.mktemp("floor"), int(os.environ.get("ROS_DOMAIN_ID", 100 + os.getpid() % 100))
-    )
+    floor = Floor(tmp_path_factory.mktemp("floor"), domains.take())
     yield floor
     floor.close()
 

@@ -3,6 +3,7 @@
 import signal
 import time
 
+import domains
 import numpy as np
 import pytest
 
@@ -50,7 +51,7 @@ class LoneBench(Bench):
 def bench(tmp_path, monkeypatch):
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     policy = write_policy(tmp_path / "tiny.onnx")
-    bench = LoneBench(tmp_path, 73, policy, ["a"], name="a")
+    bench = LoneBench(tmp_path, domains.take(), policy, ["a"], name="a")
     bench.others = []
     try:
         bench.bring_up_lone()

@@ -1,8 +1,8 @@
 """The watchdog node over DDS: zeros when heartbeats stop, emergency stops, limits, diagnostics."""
 
-import os
 import time
 
+import domains
 import pytest
 
 rclpy = pytest.importorskip("rclpy")
@@ -24,7 +24,7 @@ class Bench:
 
     def __init__(self, **parameters):
         self.context = rclpy.Context()
-        self.context.init(domain_id=1 + (os.getpid() + 17) % 100)
+        self.context.init(domain_id=domains.take())
         values = {"robots": ["a", "b"], **parameters}
         self.watchdog = WatchdogNode(
             context=self.context, parameter_overrides=[Parameter(k, value=v) for k, v in values.items()]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import domains
 import pytest
 
 pytest.importorskip("rosbags")
@@ -123,7 +123,7 @@ def ros(monkeypatch: pytest.MonkeyPatch):
     """A context of its own, in a domain of its own."""
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     rclpy = pytest.importorskip("rclpy")
-    domain = 60 + os.getpid() % 40
+    domain = domains.take()
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import domains
 import numpy as np
 import pytest
 from places import ROOT
@@ -36,7 +37,7 @@ def recorded(tmp_path_factory):
     """The bag of eight robots, simulated in step with the fleet node; the recorder was killed."""
     folder = tmp_path_factory.mktemp("run")
     environment = {
-        **os.environ, "ROS_DOMAIN_ID": str(100 + os.getpid() % 100), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        **os.environ, "ROS_DOMAIN_ID": str(domains.take()), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     names = f"robots:={json.dumps(NAMES)}"

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import domains
 import numpy as np
 import pytest
 from places import ROOT
@@ -137,7 +138,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path):
-    site = Site(tmp_path, 1 + (os.getpid() + 57) % 100)
+    site = Site(tmp_path, domains.take())
     yield site
     site.close()
 
@@ -177,7 +178,12 @@ def run(module, *parameters):
     for parameter in parameters:
         command += ["-p", parameter]
     path = os.pathsep.join([*SOURCES, os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "ROS_DOMAIN_ID": "99", "RCUTILS_COLORIZED_OUTPUT": "0"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "ROS_DOMAIN_ID": str(domains.take()),
+        "RCUTILS_COLORIZED_OUTPUT": "0",
+    }
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 

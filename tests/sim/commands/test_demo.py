@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import domains
 import numpy as np
 import pytest
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, save_map_yaml
@@ -85,7 +86,11 @@ def test_the_whole_graph_drives_two_robots(room, tmp_path):
     out = tmp_path / "demo"
     options = ["--map", str(room), "--robots", "2", "--duration", "30", "--out", str(out)]
     options += ["--starts", "1.5,1.5,0;5,1.5,3.14", "--goals", "5,2.5;1.5,2.5"]
-    environment = {**os.environ, "ROS_DOMAIN_ID": "61", "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    environment = {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(domains.take()),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
     done = subprocess.run(
         [str(MARLGPT), "demo", *options], env=environment, capture_output=True, text=True, timeout=240
     )

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import domains
 import numpy as np
 import pytest
 from places import ROOT
@@ -83,7 +84,7 @@ def test_every_callback_is_fuzzed():
 def ros():
     """ROS on a domain of its own; nothing in this file needs another process."""
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    rclpy.init(domain_id=1 + (os.getpid() + 67) % 100)
+    rclpy.init(domain_id=domains.take())
     yield
     rclpy.try_shutdown()
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import domains
 import numpy as np
 import pytest
 from places import ROOT
@@ -30,7 +31,7 @@ from rclpy.serialization import deserialize_message, serialize_message  # noqa: 
 from rosgraph_msgs.msg import Clock  # noqa: E402
 
 SOURCES = [str(ROOT / "ros2_ws" / "src" / name) for name in ("marlgpt_policy", "marlgpt_sim")]
-DOMAIN = 100 + os.getpid() % 100
+DOMAIN = domains.take()
 LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )

@@ -34,6 +34,7 @@ class Graph:
 
     def __init__(self, folder: Path, namespace: str = "yard"):
         self.folder, self.namespace, self.processes = folder, namespace, {}
+        self.domain = str(domains.take())
         occupied = np.zeros((120, 160), bool)
         occupied[[0, -1], :] = occupied[:, [0, -1]] = True
         save_map_yaml(
@@ -55,8 +56,7 @@ class Graph:
         self.view()
 
     def environment(self):
-        domain = str(1 + (os.getpid() + 37) % 100)
-        return os.environ | {"ROS_DOMAIN_ID": domain, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+        return os.environ | {"ROS_DOMAIN_ID": self.domain, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
 
     def node(self, module: str, **parameters):
         command = [sys.executable, "-m", f"marlgpt_{module}", "--ros-args", "-r", f"__ns:=/{self.namespace}"]

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import domains
 import pytest
 
 rclpy = pytest.importorskip("rclpy")
@@ -37,8 +38,10 @@ rclpy.spin(node)
 
 @pytest.fixture
 def node():
-    rclpy.init(domain_id=1 + (os.getpid() + 53) % 100)
+    domain = domains.take()
+    rclpy.init(domain_id=domain)
     node = rclpy.create_node("view")
+    node.domain = domain
     executor = rclpy.executors.SingleThreadedExecutor()
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin, daemon=True)
@@ -73,7 +76,7 @@ def listeners(node):
 
 def killed(node, serves):
     """A process that listens, killed so that it cannot say goodbye: others still count it for a while."""
-    environment = os.environ | {"ROS_DOMAIN_ID": str(1 + (os.getpid() + 53) % 100)}
+    environment = os.environ | {"ROS_DOMAIN_ID": str(node.domain)}
     process = subprocess.Popen([sys.executable, "-c", SIDE_PROCESS.format(serves=serves)], env=environment)
     wait(lambda: listeners(node) == 1 and (not serves or operator_sees(node)))
     process.kill()

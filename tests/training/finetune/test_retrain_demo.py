@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import domains
 import numpy as np
 import pytest
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
@@ -94,7 +95,7 @@ def test_the_command_runs_the_whole_loop(tmp_path):
         "--steps", "4", "--original-shards", "1", "--original-episodes", "1", "--runs", "2", "--run-minutes", "0.2",
         "--maps", "0", "--swap-seconds", "6", "--workers", "1", "--dagger", "0",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ROS_DOMAIN_ID": str(101 + os.getpid() % 100)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ROS_DOMAIN_ID": str(domains.take())}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "gain on the site:" in done.stdout and "contacts: 0;" in done.stdout
