@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from common import finish
-from marlgpt_training.collection.collect import HELD_OUT, window_of
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.environments.grid_env import GridEnv
-from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
+from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert, window_of
 from marlgpt_training.experts.pibt import Pibt
+from marlgpt_training.seeds import HELD_OUT
 from tqdm import tqdm
 
 AGENTS = {"random": (8, 16, 24, 32, 48, 64), "maze": (8, 16, 24, 32, 48, 64)}

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import yaml
 from common import finish, progress
-from marlgpt_sim.commands.demo import Args, Processes, parameter_files, plan
+from marlgpt_sim.runs.demo_plan import Args, parameter_files, plan
+from marlgpt_sim.runs.node_processes import Processes
 
 TICKS = os.sysconf("SC_CLK_TCK")
 RATE = 20.0  # Hz of poses, control periods and commands

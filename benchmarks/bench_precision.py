@@ -18,7 +18,7 @@ from common import MODELS, finish, options, progress, scene
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
-from marlgpt_training.dataloader.sample_stream import compress, expand
+from marlgpt_training.dataloader.samples import compress, expand
 from marlgpt_training.export.export import observations, to_proto
 from marlgpt_training.export.quantisation import PRECISIONS, compare, convert
 from marlgpt_training.model.checkpoint import load_checkpoint

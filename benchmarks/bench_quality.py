@@ -18,8 +18,9 @@ import torch
 from bench_reading import BATCH, HEADS, SHARED, WIDTH, OurLoop
 from common import finish
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_training.collection.collect import collect_shard
-from marlgpt_training.dataloader.sample_stream import Samples, SampleStream
+from marlgpt_training.collection.pogema_rollouts import collect_shard
+from marlgpt_training.dataloader.sample_stream import SampleStream
+from marlgpt_training.dataloader.samples import Samples
 from marlgpt_training.model.checkpoint import torch_forward
 from marlgpt_training.model.losses import LossConfig, Objective
 from marlgpt_training.model.model import MarlGpt, ModelConfig

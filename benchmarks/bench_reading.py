@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from common import finish, options, progress
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
-from marlgpt_training.collection.collect import collect_shard
-from marlgpt_training.dataloader.sample_stream import Drawing, SampleStream
+from marlgpt_training.collection.pogema_rollouts import collect_shard
+from marlgpt_training.dataloader.sample_stream import SampleStream
+from marlgpt_training.dataloader.sampling import Drawing
 from marlgpt_training.model.losses import LossConfig, Objective
 from marlgpt_training.model.model import Block, MarlGpt, ModelConfig, ScalarEmbedding
 from torch import nn

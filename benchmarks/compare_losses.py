@@ -20,11 +20,13 @@ from common import finish
 from marlgpt_training.collection import dagger
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.dataloader.mixture import Mixture
-from marlgpt_training.dataloader.sample_stream import Drawing, parse_mixture
+from marlgpt_training.dataloader.sample_stream import parse_mixture
+from marlgpt_training.dataloader.sampling import Drawing
 from marlgpt_training.evaluation.intervals import wilson
 from marlgpt_training.model.checkpoint import torch_forward
 from marlgpt_training.model.losses import LossConfig
 from marlgpt_training.model.model import MarlGpt
+from marlgpt_training.seeds import COMPARISON
 from marlgpt_training.train import train
 from marlgpt_training.train.distributed import World
 from marlgpt_training.train.train_args import Args, check, share_out
@@ -42,7 +44,7 @@ VARIANTS = {
 """Each adds a term to the one before."""
 MAPS = 16
 """Held-out random maps with 32 agents on which POGEMA is played, with the shield."""
-SEED = games.HELD_OUT + 20_000_000
+SEED = COMPARISON
 """Episode seeds; no training and no other evaluation draws them."""
 
 

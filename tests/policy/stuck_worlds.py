@@ -1,7 +1,8 @@
 """Small grids on which robots get stuck, for the tests of plans."""
 
 import numpy as np
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, UNREACHABLE, CostToGo
+from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.grid.moves import MOVE_OFFSETS
 from marlgpt_policy.mapf.lacam import neighbour_table
 from marlgpt_policy.mapf.prioritised_planning import HORIZON, plan_window
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from marlgpt_policy.encoders.registry import frame_encoder
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_training.collection.collect import collect_shard
+from marlgpt_training.collection.pogema_rollouts import collect_shard
 from marlgpt_training.model.model import MarlGpt, ModelConfig
 from marlgpt_training.store.frame_episode import FrameEpisode
 

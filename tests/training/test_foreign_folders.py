@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from marlgpt_sim.runs.output_folder import LOCK, MARKER
 from marlgpt_training import cli
-from marlgpt_training.store.shards import Episode, write_shard
+from marlgpt_training.store.grid_episode import Episode
+from marlgpt_training.store.shards import write_shard
 
 FOREIGN = (
     "CARD.md", "README.md", "avg_throughput.png", "bag/bag_0.mcap", "bag/metadata.yaml", "best.safetensors",

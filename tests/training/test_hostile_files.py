@@ -14,7 +14,8 @@ from marlgpt_training.bags.bag_reader import BagError, open_bag, records
 from marlgpt_training.bags.sqlite_pages import leaf_rows
 from marlgpt_training.experts import smax_net
 from marlgpt_training.store import episode_row
-from marlgpt_training.store.shards import Episode, StoreError, read_shard, write_shard
+from marlgpt_training.store.grid_episode import Episode
+from marlgpt_training.store.shards import StoreError, read_shard, write_shard
 
 TOPICS = """
 CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT, type TEXT, serialization_format TEXT);

@@ -13,7 +13,8 @@ from marlgpt_policy.deadlock.rolling_horizon_plan import (
     advance,
     compile_plans,
 )
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, CostToGo
+from marlgpt_policy.grid.cost_to_go import CostToGo
+from marlgpt_policy.grid.moves import MOVE_OFFSETS
 from marlgpt_policy.mapf.prioritised_planning import HORIZON, _all
 from stuck_worlds import DEAD_END, MOUTH, grid, planned, random_world
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, UNREACHABLE, CostToGo, cost_to_go
+from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo, cost_to_go
+from marlgpt_policy.grid.moves import MOVE_OFFSETS
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import shortest_path
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.deadlock.rolling_horizon_plan import compile_plans
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, UNREACHABLE, CostToGo
+from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.grid.moves import MOVE_OFFSETS
 from marlgpt_policy.mapf.lacam import _search
 from marlgpt_training.evaluation.lockstep_recovery import AFTER, LONGEST, MOST, PAUSE, Rescue
 from stuck_worlds import DEAD_END, MOUTH, grid

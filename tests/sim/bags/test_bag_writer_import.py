@@ -17,7 +17,8 @@ pytest.importorskip("rclpy")
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT  # noqa: E402
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy  # noqa: E402
 from marlgpt_training.bags.bag_reader import Decoder, open_bag, records  # noqa: E402
-from marlgpt_training.bags.import_bag import Args, import_bag  # noqa: E402
+from marlgpt_training.bags.import_args import Args
+from marlgpt_training.bags.import_bag import import_bag
 from marlgpt_training.dataloader.episode_unrolling import unroll  # noqa: E402
 from marlgpt_training.store.shards import read_shard  # noqa: E402
 

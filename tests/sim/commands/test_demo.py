@@ -12,6 +12,7 @@ import pytest
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, save_map_yaml
 from marlgpt_policy.policy.onnx_policy import PolicyError
 from marlgpt_sim.commands import demo
+from marlgpt_sim.runs import demo_plan
 from rosbags.highlevel import AnyReader
 
 MARLGPT = Path(sys.executable).with_name("marlgpt")
@@ -76,9 +77,9 @@ def test_a_policy_that_cannot_be_used_is_refused(room, tmp_path):
 
 
 def test_a_smaller_radius_is_chosen_where_cells_are_few(room):
-    assert demo.plan(args(room, robots=2)).args.radius == demo.RADII[0]
+    assert demo.plan(args(room, robots=2)).args.radius == demo_plan.RADII[0]
     crowded = demo.plan(args(room, robots=12)).args.radius
-    assert crowded in demo.RADII[1:]
+    assert crowded in demo_plan.RADII[1:]
     assert demo.plan(args(room, robots=12, radius=0.2)).args.radius == 0.2
 
 

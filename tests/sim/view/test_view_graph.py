@@ -10,6 +10,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import domains
 import numpy as np
 import pytest
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, save_map_yaml

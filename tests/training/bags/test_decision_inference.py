@@ -7,7 +7,8 @@ from marlgpt_training.bags import decisions as decisions_module
 from marlgpt_training.bags.bag_reader import Decoder, open_bag, records
 from marlgpt_training.bags.decisions import DecisionEpisodes, grid_of
 from marlgpt_training.dataloader.episode_unrolling import unroll
-from marlgpt_training.dataloader.sample_stream import Drawing, episode_samples, expand
+from marlgpt_training.dataloader.samples import expand
+from marlgpt_training.dataloader.sampling import Drawing, episode_samples
 from marlgpt_training.store.shards import encode_shard, read_shard, write_shard
 
 pytest.importorskip("rclpy")

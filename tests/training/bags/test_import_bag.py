@@ -20,7 +20,8 @@ from marlgpt_sim.bags.bag_writer import BagWriter
 from marlgpt_sim.world.closed_loop import ClosedLoop
 from marlgpt_training import cli
 from marlgpt_training.bags.bag_reader import BagError, Decoder, open_bag, records
-from marlgpt_training.bags.import_bag import Args, import_bag, main
+from marlgpt_training.bags.import_args import Args
+from marlgpt_training.bags.import_bag import import_bag, main
 from marlgpt_training.bags.inventory import Inventory, take_inventory
 from marlgpt_training.store.shards import read_shard
 from places import ROOT
@@ -352,7 +353,8 @@ def test_fuzzed_metadata(tmp_path_factory, small, content):
 BIG = """
 import sys
 from pathlib import Path
-from marlgpt_training.bags.import_bag import Args, import_bag
+from marlgpt_training.bags.import_bag import import_bag
+from marlgpt_training.bags.import_args import Args
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

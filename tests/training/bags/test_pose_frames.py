@@ -12,7 +12,8 @@ from marlgpt_policy.grid.occupancy_map import save_map_yaml
 from marlgpt_sim.world.closed_loop import ClosedLoop
 from marlgpt_training.bags.bag_reader import BagError
 from marlgpt_training.bags.decision_inference import Inference
-from marlgpt_training.bags.import_bag import Args, import_bag
+from marlgpt_training.bags.import_args import Args
+from marlgpt_training.bags.import_bag import import_bag
 from marlgpt_training.bags.pose_frames import Transforms, robot_names
 from marlgpt_training.bags.tracks import Track, step_time
 from marlgpt_training.dataloader.episode_unrolling import unroll

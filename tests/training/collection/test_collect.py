@@ -5,10 +5,12 @@ import pytest
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.policy.onnx_policy import choose_from_logits
-from marlgpt_training.collection import collect
-from marlgpt_training.collection.collect import Args, Rollout, collect_shard, draw_scenario, main
+from marlgpt_training.collection.collect import Args, main
+from marlgpt_training.collection.pogema_rollouts import FAMILY_WEIGHTS, Rollout, collect_shard, draw_scenario
 from marlgpt_training.dataloader.episode_unrolling import Replay
+from marlgpt_training.environments import map_families as maps
 from marlgpt_training.model.checkpoint import torch_forward
+from marlgpt_training.seeds import HELD_OUT
 from marlgpt_training.store.shards import read_shard
 
 
@@ -20,7 +22,7 @@ def test_expert_drives_and_labels_its_own_moves(tmp_path, expert):
     assert len(found) == 5 and sum(e.actions.size for e in found) == count
     for episode in found:
         np.testing.assert_array_equal(episode.actions, episode.labels)
-        assert episode.source == expert and episode.scenario in collect.FAMILY_WEIGHTS
+        assert episode.source == expert and episode.scenario in FAMILY_WEIGHTS
         assert len(episode.actions) == 24 or episode.ended
         replay = Replay(episode)
         arrived = (replay.cells[1:] == replay.goals[:-1]).all(axis=2)
@@ -63,16 +65,16 @@ def test_observations_handed_to_the_student_have_the_layout():
 
 def test_scenarios_stay_below_the_held_out_seeds_and_fit(monkeypatch):
     seeds = []
-    generate = collect.maps.generate
-    monkeypatch.setattr(collect.maps, "generate", lambda f, s, **o: (seeds.append(s), generate(f, s, **o))[1])
+    generate = maps.generate
+    monkeypatch.setattr(maps, "generate", lambda f, s, **o: (seeds.append(s), generate(f, s, **o))[1])
     rng = np.random.default_rng(0)
     drawn = [draw_scenario(rng) for _ in range(300)]
-    assert max(seeds) < collect.HELD_OUT
-    assert {d[0] for d in drawn} == set(collect.FAMILY_WEIGHTS) and {d[3] for d in drawn} == {True, False}
+    assert max(seeds) < HELD_OUT
+    assert {d[0] for d in drawn} == set(FAMILY_WEIGHTS) and {d[3] for d in drawn} == {True, False}
     for _, free, agents, _ in drawn:
         assert 1 <= agents <= min(256, free.sum() // 2)
     many = [d for d in drawn if d[2] > 96]  # large maps are a minority, but each family has some
-    assert {d[0] for d in many} == set(collect.FAMILY_WEIGHTS) and max(d[2] for d in many) > 200
+    assert {d[0] for d in many} == set(FAMILY_WEIGHTS) and max(d[2] for d in many) > 200
     assert 0.04 < len(many) / len(drawn) < 0.15
 
 

@@ -10,6 +10,7 @@ from marlgpt_training.collection import collect, dagger
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.dataloader.episode_unrolling import unroll
 from marlgpt_training.environments import base
+from marlgpt_training.seeds import HELD_OUT
 from marlgpt_training.store.frame_episode import FrameEpisode
 from marlgpt_training.store.shards import read_shard
 
@@ -159,16 +160,16 @@ def test_a_dagger_shard_holds_what_the_student_saw(tmp_path):
 
     task = dagger.Task.parse("toy/2:walker", "lns")
     assert task.layout.name == "toy-1"
-    dagger.label(task, tmp_path / "a.parquet", games.HELD_OUT - 1, 1, 128, student)
+    dagger.label(task, tmp_path / "a.parquet", HELD_OUT - 1, 1, 128, student)
     (episode,) = read_shard(tmp_path / "a.parquet")
-    assert isinstance(episode, FrameEpisode) and episode.source == "student" and episode.seed < games.HELD_OUT
+    assert isinstance(episode, FrameEpisode) and episode.source == "student" and episode.seed < HELD_OUT
     assert (episode.labels[episode.active[:-1]] == RIGHT).all() and len(seen) == len(episode.actions)
     replay = unroll(episode)
     for step, inputs in enumerate(seen):
         for ours, theirs in zip(replay.encode(step), inputs, strict=True):
             np.testing.assert_array_equal(ours, theirs)
-    dagger.label(task, tmp_path / "b.parquet", games.HELD_OUT - 2, 4, 128, student)
-    assert all(episode.seed < games.HELD_OUT for episode in read_shard(tmp_path / "b.parquet"))
+    dagger.label(task, tmp_path / "b.parquet", HELD_OUT - 2, 4, 128, student)
+    assert all(episode.seed < HELD_OUT for episode in read_shard(tmp_path / "b.parquet"))
 
 
 def collected(out, **changed):
@@ -183,7 +184,7 @@ def test_collect_writes_shards_of_new_seeds_and_the_card(tmp_path, capsys):
     assert [path.name for path in paths] == [f"toy-2-walker-3-{k:05d}.parquet" for k in range(2)]
     episodes = [episode for path in paths for episode in read_shard(path)]
     seeds = [episode.seed for episode in episodes]
-    assert len(set(seeds)) == 16 and max(seeds) < games.HELD_OUT
+    assert len(set(seeds)) == 16 and max(seeds) < HELD_OUT
     labels = sum(int((episode.labels >= 0).sum()) for episode in episodes)
     assert f"{labels:,} new labelled agent steps" in capsys.readouterr().out
     card = (tmp_path / "CARD.md").read_text()

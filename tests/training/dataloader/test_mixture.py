@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training.dataloader.mixture import Mixture, by_layout, dagger_folder, sizes
-from marlgpt_training.dataloader.sample_stream import Drawing, Samples, SampleStream, parse_mixture
+from marlgpt_training.dataloader.sample_stream import SampleStream, parse_mixture
+from marlgpt_training.dataloader.samples import Samples
+from marlgpt_training.dataloader.sampling import Drawing
 from marlgpt_training.model.checkpoint import load_checkpoint
 from marlgpt_training.model.losses import LossConfig
 from marlgpt_training.store.shards import StoreError, read_shard, write_shard

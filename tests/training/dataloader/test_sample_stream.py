@@ -10,18 +10,13 @@ from hypothesis import strategies as st
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training.dataloader.episode_unrolling import Replay
-from marlgpt_training.dataloader.sample_stream import (
-    Drawing,
-    Samples,
-    SampleStream,
-    Source,
-    compress,
-    expand,
-    parse_mixture,
-)
+from marlgpt_training.dataloader.sample_stream import SampleStream, Source, parse_mixture
+from marlgpt_training.dataloader.samples import Samples, compress, expand
+from marlgpt_training.dataloader.sampling import Drawing
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.environments.grid_env import GridEnv
-from marlgpt_training.store.shards import Episode, StoreError, read_shard, write_shard
+from marlgpt_training.store.grid_episode import Episode
+from marlgpt_training.store.shards import StoreError, read_shard, write_shard
 
 
 def record(env, steps, rng):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marlgpt_training.collection import collect
+from marlgpt_training.collection import pogema_rollouts
 from marlgpt_training.environments import map_families as maps
 from scipy import ndimage
 
@@ -76,9 +76,9 @@ def test_caves_are_smooth_and_in_no_training_data():
         walls = np.pad(~maps.generate("caves", seed), 1, constant_values=True).astype(int)
         around = ndimage.convolve(walls, np.ones((3, 3), dtype=int), mode="constant", cval=1)
         assert (around[walls == 0] < 7).mean() > 0.99, "passages and halls, no scattered holes"
-    assert "caves" not in collect.FAMILY_WEIGHTS
-    drawn = {collect.draw_scenario(np.random.default_rng(seed))[0] for seed in range(60)}
-    assert drawn == set(collect.FAMILY_WEIGHTS)
+    assert "caves" not in pogema_rollouts.FAMILY_WEIGHTS
+    drawn = {pogema_rollouts.draw_scenario(np.random.default_rng(seed))[0] for seed in range(60)}
+    assert drawn == set(pogema_rollouts.FAMILY_WEIGHTS)
 
 
 def test_largest_component_drops_pockets():

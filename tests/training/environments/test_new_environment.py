@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marlgpt_training.seeds import HELD_OUT
 from places import ROOT
 
 pytest.importorskip("mpe2", reason="mpe2 is not installed; docs/new-environment.md says how")
@@ -136,7 +137,7 @@ def test_the_pages_commands(spread, tmp_path, monkeypatch, capsys):
     assert report["assign"]["success"] == 1 and all(entry["episodes"] == 8 for entry in report.values())
     policy = OnnxPolicy("out/spread.onnx", spread.encoder("3").layout)
     with base.make("spread", "3") as env:
-        history, observation, over = base.History(env.encoder, env.agents), env.reset(games.HELD_OUT), False
+        history, observation, over = base.History(env.encoder, env.agents), env.reset(HELD_OUT), False
         while not over:
             moves = policy(*history.add(observation)).logits.argmax(axis=1)
             observation, step = env.step(moves)

@@ -5,18 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders import pogema as encoder
-from marlgpt_policy.encoders.token_layout import HISTORY
 from marlgpt_policy.grid.cost_to_go import CostToGo
+from marlgpt_policy.grid.moves import HISTORY
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.dataloader.episode_unrolling import Replay
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.environments.base import History, MissingExtra, NoSnapshot, make
 from marlgpt_training.environments.grid_env import edges
-from marlgpt_training.environments.pogema import SEEDS, Pogema, free_cells, parse
+from marlgpt_training.environments.pogema import Pogema, free_cells, parse
 from marlgpt_training.evaluation.episode import environment, positions
 from marlgpt_training.evaluation.instances import Instance
 from marlgpt_training.evaluation.map_files import GridMap
-from marlgpt_training.store.shards import Episode, encode_shard
+from marlgpt_training.seeds import HELD_OUT
+from marlgpt_training.store.grid_episode import Episode
+from marlgpt_training.store.shards import encode_shard
 
 try:
     make("pogema", "random_1")
@@ -122,12 +124,12 @@ def test_maps_of_a_seed_stay_in_their_block(monkeypatch):
     drawn = []
     real = maps.generate
     monkeypatch.setattr(maps, "generate", lambda family, seed: drawn.append(seed) or real(family, seed))
-    for seed in (SEEDS - 1, SEEDS + 5):
+    for seed in (HELD_OUT - 1, HELD_OUT + 5):
         drawn.clear()
         with pytest.raises(ValueError, match="none of 200 generated 'maze' maps has room for 900 agents"):
             free_cells("maze", 900, seed)
         assert len(set(drawn)) == 200 and drawn[0] == seed
-        assert {one // SEEDS for one in drawn} == {seed // SEEDS}
+        assert {one // HELD_OUT for one in drawn} == {seed // HELD_OUT}
 
 
 def test_what_cannot_be_is_refused():

@@ -10,12 +10,13 @@ from marlgpt_training import cli
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.evaluation import episode, evaluate
 from marlgpt_training.evaluation import players as contestants
-from marlgpt_training.evaluation.instances import EVALUATION, Instance
+from marlgpt_training.evaluation.instances import Instance
 from marlgpt_training.evaluation.map_files import GridMap, parse_map
 from marlgpt_training.evaluation.report import normalised_table, table
 from marlgpt_training.export import model_card
 from marlgpt_training.export.export import to_onnx
 from marlgpt_training.model.model import MarlGpt, ModelConfig
+from marlgpt_training.seeds import EVALUATION
 
 pytest.importorskip("pogema", reason="pogema is not installed (make setup installs it)")
 

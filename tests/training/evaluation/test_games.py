@@ -17,6 +17,7 @@ from marlgpt_training.export import model_card
 from marlgpt_training.export.export import to_onnx
 from marlgpt_training.model.checkpoint import save_checkpoint
 from marlgpt_training.model.model import MarlGpt, ModelConfig
+from marlgpt_training.seeds import HELD_OUT
 from scipy.stats import binomtest
 
 ENCODER = toy_test_game.ENCODER
@@ -148,7 +149,7 @@ def test_evaluation_plays_seeds_that_training_never_draws(monkeypatch):
     seeds, real = [], games.play
     monkeypatch.setattr(games, "play", lambda game, s, *rest: seeds.extend(s) or real(game, s, *rest))
     assert evaluate.main(args()) == 0
-    assert len(set(seeds)) == 40 and min(seeds) >= games.HELD_OUT
+    assert len(set(seeds)) == 40 and min(seeds) >= HELD_OUT
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_policy.mapf.lacam import lacam, neighbour_table
-from marlgpt_training.collection.collect import HELD_OUT, window_of
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.environments.grid_env import GridEnv
-from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
+from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert, window_of
 from marlgpt_training.experts.pibt import Pibt, pibt_actions
+from marlgpt_training.seeds import HELD_OUT
 
 
 def assert_no_conflict(before, after):

@@ -12,7 +12,7 @@ from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.policy.onnx_policy import FORMAT_VERSION, OnnxPolicy, PolicyError
 from marlgpt_training import cli
-from marlgpt_training.dataloader.sample_stream import expand
+from marlgpt_training.dataloader.samples import expand
 from marlgpt_training.export import export
 from marlgpt_training.export.export import PARITY, Args, main, observations, parity, to_onnx, to_proto
 from marlgpt_training.export.quantisation import compare, convert

@@ -14,7 +14,8 @@ from marlgpt_training.finetune.recorded_site import Site, SiteEnv, sites_of, thr
 from marlgpt_training.finetune.tuning_evaluation import Budget, Job, Notes
 from marlgpt_training.model.checkpoint import load_checkpoint, save_checkpoint
 from marlgpt_training.model.model import MarlGpt, ModelConfig
-from marlgpt_training.store.shards import Episode, StoreError, read_shard, shards, write_shard
+from marlgpt_training.store.grid_episode import Episode
+from marlgpt_training.store.shards import StoreError, read_shard, shards, write_shard
 
 FREE = np.ones((4, 6), dtype=bool)
 FREE[1, 1:5] = FREE[2, 1:5] = False

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT as LAYOUT
-from marlgpt_training.dataloader.sample_stream import Drawing, SampleStream
+from marlgpt_training.dataloader.sample_stream import SampleStream
+from marlgpt_training.dataloader.sampling import Drawing
 from marlgpt_training.model import losses
 from marlgpt_training.model.losses import LossConfig, Objective
 from marlgpt_training.model.model import MASKED, MarlGpt, ModelConfig

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import ATTRIBUTES, POGEMA_LAYOUT, TokenLayout
-from marlgpt_training.dataloader.sample_stream import SampleStream, expand
+from marlgpt_training.dataloader.sample_stream import SampleStream
+from marlgpt_training.dataloader.samples import expand
 from marlgpt_training.model.checkpoint import torch_forward
 from marlgpt_training.model.losses import LossConfig, Objective
 from marlgpt_training.model.model import (

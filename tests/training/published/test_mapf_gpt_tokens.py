@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.grid.cost_to_go import CostToGo
-from marlgpt_training.dataloader.sample_stream import compress
+from marlgpt_training.dataloader.samples import compress
 from marlgpt_training.environments.grid_env import edges
 from marlgpt_training.published.mapf_gpt_tokens import DataFormatError, decode_tokens
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from marlgpt_training.store import shards as store
-from marlgpt_training.store.shards import Episode, StoreError, read_shard, shards, write_shard
+from marlgpt_training.store.grid_episode import Episode
+from marlgpt_training.store.shards import StoreError, read_shard, shards, write_shard
 
 ARRAYS = ("free", "starts", "goal_events", "actions", "labels", "rewards")
 

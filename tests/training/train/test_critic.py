@@ -8,7 +8,7 @@ import torch
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training import cli
-from marlgpt_training.collection.collect import collect_shard
+from marlgpt_training.collection.pogema_rollouts import collect_shard
 from marlgpt_training.model.checkpoint import load_checkpoint, save_checkpoint
 from marlgpt_training.model.model import MarlGpt, ModelConfig
 from marlgpt_training.store.sample_shards import SampleShard, write_samples

@@ -25,7 +25,7 @@ from marlgpt_training.model.losses import LossConfig, Objective
 from marlgpt_training.model.model import MarlGpt, preset
 from marlgpt_training.store.shards import read_shard, write_shard
 from marlgpt_training.train import run_log as progress
-from marlgpt_training.train import train
+from marlgpt_training.train import train, validation
 from marlgpt_training.train.distributed import World
 from marlgpt_training.train.run_log import RunLog
 from marlgpt_training.train.run_state import RunStateError
@@ -39,7 +39,7 @@ def run(shard, tmp_path, monkeypatch):
     """Arguments of a run of seconds: one episode to learn, small validation rollouts."""
     write_shard(tmp_path / "store" / "lns-0-00000.parquet", read_shard(shard)[:1])
     small = lambda forward, family, agents, *_: throughput(forward, family, 4, 1, 3, True)  # noqa: E731
-    monkeypatch.setattr(train, "throughput", small)
+    monkeypatch.setattr(validation, "throughput", small)
     return Args(
         out=tmp_path / "run", store=[str(tmp_path / "store")], batch=32, chunks=2, learning_rate=2e-3, steps=10,
         warmup=3, dagger_workers=0, evaluate_every=5, save_every=5, device="cpu",

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from marlgpt_policy.encoders.token_layout import HISTORY
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.grid.moves import HISTORY
+from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
 from marlgpt_policy.grid.nav_grid import NavGrid
 
 from marlgpt_training.bags.decisions import LENGTH

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from marlgpt_policy.encoders.token_layout import HISTORY
+from marlgpt_policy.grid.moves import HISTORY
 
 from marlgpt_training.store.fleet_episode import MOVES, FleetEpisode
 

@@ -21,7 +21,7 @@ from marlgpt_training.bags.tracks import Track, step_time
 from marlgpt_training.store.fleet_episode import FleetEpisode
 
 if TYPE_CHECKING:
-    from marlgpt_training.bags.import_bag import Args
+    from marlgpt_training.bags.import_args import Args
 
 
 class Import:

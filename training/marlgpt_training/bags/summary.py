@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
+from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap
 

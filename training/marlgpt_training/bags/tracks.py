@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
+from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
 from marlgpt_policy.grid.nav_grid import NavGrid
 
 STICKY = 0.1

@@ -21,9 +21,10 @@ from marlgpt_policy.encoders.token_layout import TokenLayout
 from marlgpt_sim.runs.worker_processes import start
 
 from marlgpt_training.collection import game_rollouts as games
-from marlgpt_training.collection.collect import collect_shard
+from marlgpt_training.collection.pogema_rollouts import collect_shard
 from marlgpt_training.dataloader.mixture import dagger_folder
 from marlgpt_training.model.checkpoint import load_checkpoint, torch_forward
+from marlgpt_training.seeds import HELD_OUT
 from marlgpt_training.store.shards import shards, write_shard
 
 TEMPERATURES = [0.2, 0.5, 1.0]
@@ -82,7 +83,7 @@ def label(task: Task, path: Path, seed: int, episodes: int, steps: int, forward)
         collect_shard(path, seed, episodes, steps, task.expert, forward)
         return
     teacher = games.expert(task.game.split("/")[0], task.expert, seed)
-    seeds = [(seed + k) % games.HELD_OUT for k in range(episodes)]
+    seeds = [(seed + k) % HELD_OUT for k in range(episodes)]
     write_shard(path, games.play(task.game, seeds, teacher, forward, TEMPERATURES))
 
 

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 from marlgpt_policy.policy.onnx_policy import choose_from_logits
 
-from marlgpt_training.environments.base import Environment, History, Observation, environment_class, make
+from marlgpt_training.environments.base import (
+    Environment,
+    History,
+    Observation,
+    Player,
+    environment_class,
+    make,
+)
 from marlgpt_training.store.frame_episode import FrameEpisode
 
 SIDE_BY_SIDE = 8
 """Games that are played at the same time, so that the student answers for all of them at once."""
-HELD_OUT = 1_000_000
-"""Episode seeds from here on are for evaluation; training draws smaller ones."""
-
-
-class Player(Protocol):
-    """Whoever decides with the whole game in view: an expert, a script, a random player."""
-
-    def act(self, env: Environment, observation: Observation) -> np.ndarray:
-        """int[n] moves in the environment's current state, -1 where it does not know.
-
-        A player that also has ``begin(env, seed)`` is told of every episode that begins.
-        """
 
 
 class RandomPlayer:

@@ -6,13 +6,15 @@ import numpy as np
 from marlgpt_policy.deadlock.detours import Detours
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.registry import frame_encoder
-from marlgpt_policy.encoders.token_layout import HISTORY, LayoutError
+from marlgpt_policy.encoders.token_layout import LayoutError
 from marlgpt_policy.grid.cost_to_go import CostToGo
+from marlgpt_policy.grid.moves import HISTORY
 
 from marlgpt_training.environments.grid_env import edges
 from marlgpt_training.store.fleet_episode import FleetEpisode
 from marlgpt_training.store.frame_episode import FrameEpisode
-from marlgpt_training.store.shards import Episode, StoreError
+from marlgpt_training.store.grid_episode import Episode
+from marlgpt_training.store.shards import StoreError
 
 
 def unroll(episode: Episode | FrameEpisode | FleetEpisode) -> Replay | FrameReplay | FleetReplay:

@@ -13,7 +13,9 @@ import numpy as np
 from marlgpt_policy.encoders.registry import layout_named
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError, TokenLayout
 
-from marlgpt_training.dataloader.sample_stream import Drawing, Samples, SampleStream, Source
+from marlgpt_training.dataloader.sample_stream import SampleStream, Source
+from marlgpt_training.dataloader.samples import Samples
+from marlgpt_training.dataloader.sampling import Drawing
 from marlgpt_training.store.sample_shards import shard_layout
 from marlgpt_training.store.shards import StoreError, shards
 

@@ -12,13 +12,10 @@ import abc
 import importlib
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from marlgpt_policy.encoders.frames import FrameEncoder
-
-if TYPE_CHECKING:
-    from marlgpt_training.collection.game_rollouts import Player
 
 REGISTRY = {
     "smax": ("marlgpt_training.environments.smax", "Smax"),
@@ -178,3 +175,13 @@ class History:
             kept[:, 0] = newest
         values, valid = self.encoder.encode(self.values, self.visible)
         return values, valid, observation.action_mask
+
+
+class Player(Protocol):
+    """Whoever decides with the whole game in view: an expert, a script, a random player."""
+
+    def act(self, env: Environment, observation: Observation) -> np.ndarray:
+        """int[n] moves in the environment's current state, -1 where it does not know.
+
+        A player that also has ``begin(env, seed)`` is told of every episode that begins.
+        """

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 from marlgpt_policy.encoders.pogema import MOVES
-from marlgpt_policy.encoders.token_layout import HISTORY
 from marlgpt_policy.grid.cost_to_go import CostToGo
+from marlgpt_policy.grid.moves import HISTORY
 
 
 def edges(free: np.ndarray) -> np.ndarray:

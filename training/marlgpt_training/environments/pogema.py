@@ -19,18 +19,18 @@ import re
 import numpy as np
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.frames import FrameEncoder
-from marlgpt_policy.encoders.token_layout import HISTORY, POGEMA_LAYOUT, WINDOW_RADIUS
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, WINDOW_RADIUS
 from marlgpt_policy.grid.cost_to_go import CostToGo
+from marlgpt_policy.grid.moves import HISTORY
 
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.environments.base import Environment, MissingExtra, Observation, Step
 from marlgpt_training.environments.grid_env import edges
 from marlgpt_training.environments.pogema_package import import_pogema
+from marlgpt_training.seeds import HELD_OUT
 
 ENCODER = FrameEncoder.of_values(POGEMA_LAYOUT)
 """Takes what ``marlgpt_policy.encoders.pogema.encode`` made and gives it back, value for value."""
-SEEDS = 1_000_000
-"""Map seeds come in blocks of this size, of which the first is for training: a map is drawn from its seed's block."""
 DRAWS = 200
 """Maps drawn in search of one with enough room."""
 
@@ -56,9 +56,9 @@ def free_cells(family: str, agents: int, seed: int) -> np.ndarray:
     Raises:
         ValueError: The family's maps are too small.
     """
-    block = seed // SEEDS * SEEDS
+    block = seed // HELD_OUT * HELD_OUT
     for draw in range(DRAWS):
-        free = maps.generate(family, block + (seed - block + 7919 * draw) % SEEDS)
+        free = maps.generate(family, block + (seed - block + 7919 * draw) % HELD_OUT)
         if free.sum() >= 2 * agents:
             return free
     raise ValueError(f"none of {DRAWS} generated '{family}' maps has room for {agents} agents; use fewer")

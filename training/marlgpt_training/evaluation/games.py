@@ -11,20 +11,19 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders.registry import layout_of
+from marlgpt_policy.fleet.fleet_config import SHARP
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from tqdm import tqdm
 
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.collection import job_pool as pool
-from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.evaluation.finished_episodes import Journal
 from marlgpt_training.evaluation.intervals import wilson
 from marlgpt_training.evaluation.players import SWITCHES
 from marlgpt_training.model.checkpoint import load_checkpoint, torch_forward
+from marlgpt_training.seeds import EVALUATION
 from marlgpt_training.store.frame_episode import FrameEpisode
 
-EVALUATION = games.HELD_OUT + 10_000_000
-"""Episode seeds of evaluations; neither training nor tuning nor the choice of checkpoints draws them."""
 CHUNK = 16
 """Episodes that one job plays side by side."""
 FILES = (".onnx", ".safetensors")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from marlgpt_training.collection.collect import HELD_OUT, window_of
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.evaluation.map_files import GridMap, read_maps
+from marlgpt_training.experts.lns import window_of
+from marlgpt_training.seeds import EVALUATION
 
-EVALUATION = HELD_OUT + 10_000_000
-"""Map seeds of evaluations; neither training nor checkpoint selection draws them."""
 GENERATED = 16
 """Generated maps for each agent count where no number is given."""
 DRAWS = 200

@@ -9,12 +9,13 @@ import numpy as np
 from marlgpt_policy.deadlock.right_of_way import PLANNED
 from marlgpt_policy.deadlock.stagnation import Patience
 from marlgpt_policy.encoders import pogema as encoder
-from marlgpt_policy.encoders.token_layout import HISTORY, POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
+from marlgpt_policy.fleet.fleet_config import SHARP
 from marlgpt_policy.grid.cost_to_go import CostToGo
+from marlgpt_policy.grid.moves import HISTORY
 from marlgpt_policy.mapf.pibt_shield import shielded
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, choose
 
-from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.evaluation.lockstep_recovery import Rescue
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
 from marlgpt_training.experts.pibt import Pibt

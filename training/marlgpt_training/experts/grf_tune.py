@@ -16,10 +16,10 @@ import numpy as np
 import tyro
 from marlgpt_sim.runs.output_folder import check_output_file
 
-from marlgpt_training.collection.collect import HELD_OUT
 from marlgpt_training.environments.grf import Grf
 from marlgpt_training.experts.grf_script import STYLES, GrfScript, Style
 from marlgpt_training.experts.grf_search import roll_out, vary
+from marlgpt_training.seeds import HELD_OUT
 
 
 @dataclasses.dataclass

@@ -458,3 +458,11 @@ def _trimmed(plans: np.ndarray, rest: int) -> np.ndarray:
     changes = np.flatnonzero((plans[:, 1:] != plans[:, :-1]).any(axis=0))
     steps = max(1, (changes[-1] + 1 if len(changes) else 0) + rest)
     return np.ascontiguousarray(np.pad(plans, ((0, 0), (0, steps)), mode="edge")[:, : steps + 1])
+
+
+def window_of(family: str) -> int:
+    """Planning window of the expert in steps: longer where corridors are long.
+
+    Measured at 64 agents, 32 random maps (16 mazes): 12 steps 4.29 goals per step, 14 4.34, 16 4.33 (20 3.45, 28 3.58).
+    """
+    return {"random": 14, "maze": 28}.get(family, 20)

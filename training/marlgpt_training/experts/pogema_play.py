@@ -6,9 +6,8 @@ import weakref
 
 import numpy as np
 
-from marlgpt_training.collection.collect import window_of
 from marlgpt_training.environments.base import Environment, Observation
-from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert
+from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert, window_of
 from marlgpt_training.experts.pibt import Pibt
 
 

@@ -19,7 +19,9 @@ from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT, Tok
 from marlgpt_policy.policy.onnx_policy import FORMAT_VERSION, OnnxPolicy
 from marlgpt_sim.runs.output_folder import check_output_file
 
-from marlgpt_training.dataloader.sample_stream import Drawing, Samples, SampleStream, compress, expand
+from marlgpt_training.dataloader.sample_stream import SampleStream
+from marlgpt_training.dataloader.samples import Samples, compress, expand
+from marlgpt_training.dataloader.sampling import Drawing
 from marlgpt_training.export.quantisation import (
     MAX_AGREEMENT_LOSS,
     PRECISIONS,

@@ -19,7 +19,7 @@ from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from marlgpt_training.dataloader.sample_stream import expand
+from marlgpt_training.dataloader.samples import expand
 from marlgpt_training.train.validation import throughput
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -120,7 +120,7 @@ def compare(
     Args:
         reference: The fp32 policy.
         other: The converted policy.
-        packed: int8[n, L] compressed observations (:func:`marlgpt_training.dataloader.sample_stream.compress`).
+        packed: int8[n, L] compressed observations (:func:`marlgpt_training.dataloader.samples.compress`).
         masks: bool[n, 5] allowed moves.
 
     Returns:

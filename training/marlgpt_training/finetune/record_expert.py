@@ -28,8 +28,7 @@ from marlgpt_sim.runs.output_folder import check_output_file, output_folder, rem
 from marlgpt_sim.world.closed_loop import ClosedLoop
 from tqdm import tqdm
 
-from marlgpt_training.collection.collect import window_of
-from marlgpt_training.experts.lns import LnsExpert
+from marlgpt_training.experts.lns import LnsExpert, window_of
 
 ODOMETRY, GOAL, MAP = "nav_msgs/msg/Odometry", "geometry_msgs/msg/PoseStamped", "nav_msgs/msg/OccupancyGrid"
 LOCKSTEP = FleetConfig(execution="synchronous", step_timeout=60.0, latency=0.2, temperature=0.0)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders.pogema import MOVES
+from marlgpt_policy.fleet.fleet_config import SHARP
 from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 
-from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.environments.grid_env import GridEnv, edges
 from marlgpt_training.evaluation.players import Contestant, Player
-from marlgpt_training.store.shards import Episode, StoreError, read_shard, shards
+from marlgpt_training.store.grid_episode import Episode
+from marlgpt_training.store.shards import StoreError, read_shard, shards
 
 LEAST = 2
 """Times that robots must have made a move for it to count as one of the site's."""

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
+from marlgpt_policy.fleet.fleet_config import SHARP
 from marlgpt_policy.mapf.pibt_shield import shielded
 from marlgpt_policy.policy.onnx_policy import choose_from_logits
 from marlgpt_sim.runs.worker_processes import worker_pool
 from tqdm import tqdm
 
-from marlgpt_training.collection.collect import SHARP, Rollout
+from marlgpt_training.collection.pogema_rollouts import Rollout
 from marlgpt_training.experts.lns import LnsExpert
 from marlgpt_training.finetune.recorded_site import Site, SiteEnv
 from marlgpt_training.model.checkpoint import load_checkpoint, torch_forward
-from marlgpt_training.store.shards import Episode, shards, write_shard
+from marlgpt_training.store.grid_episode import Episode
+from marlgpt_training.store.shards import shards, write_shard
 
 MOST_AGENTS = 64
 """Most agents of an episode of the original families."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
-from marlgpt_policy.fleet.fleet_config import FleetConfig
+from marlgpt_policy.fleet.fleet_config import SHARP, FleetConfig
 from marlgpt_policy.grid.occupancy_map import load_map_yaml
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy
 from marlgpt_policy.robots.robot_config import MotionLimits
@@ -17,7 +17,6 @@ from marlgpt_sim.runs.worker_processes import worker_pool
 from marlgpt_sim.world.closed_loop import ClosedLoop
 from tqdm import tqdm
 
-from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.evaluation.intervals import Sample, mean_interval, ratio_interval
 from marlgpt_training.finetune.recorded_site import Site, throughput
 from marlgpt_training.train import validation as rollout

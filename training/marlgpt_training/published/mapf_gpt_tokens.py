@@ -17,14 +17,13 @@ from marlgpt_policy.encoders.token_layout import (
     BLOCKED,
     CLIP,
     FAR,
-    HISTORY,
     MAX_ACTIONS,
     POGEMA_AGENTS,
     POGEMA_LAYOUT,
     WINDOW,
     WINDOW_RADIUS,
 )
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS
+from marlgpt_policy.grid.moves import HISTORY, MOVE_OFFSETS
 
 from marlgpt_training.store.sample_shards import INVALID
 

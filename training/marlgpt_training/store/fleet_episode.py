@@ -12,7 +12,8 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-from marlgpt_policy.encoders.token_layout import HISTORY, POGEMA_LAYOUT
+from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
+from marlgpt_policy.grid.moves import HISTORY
 
 from marlgpt_training.store.episode_row import RowReader, common_row, contradictions, schema_of
 

@@ -1,6 +1,6 @@
 """Shards of single observations: what data sets become that hold no episodes to rebuild them from.
 
-Parquet, one row per sample: the observation as :func:`marlgpt_training.dataloader.sample_stream.compress` packs it
+Parquet, one row per sample: the observation as :func:`marlgpt_training.dataloader.samples.compress` packs it
 (one byte per token value, -128 where there is none), the allowed moves as bits, the expert's move. The file's
 metadata holds the version, the layout's name and hash, and where the samples come from. Such a sample has no next
 observation and no reward: it trains the policy by imitation, never the critic.

@@ -17,45 +17,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from marlgpt_training.collection import dagger
-from marlgpt_training.collection import game_rollouts as games
-from marlgpt_training.collection.collect import SHARP
 from marlgpt_training.dataloader.mixture import Mixture
-from marlgpt_training.dataloader.sample_stream import Drawing, Samples, parse_mixture
-from marlgpt_training.model.checkpoint import load_checkpoint, save_checkpoint, torch_forward
+from marlgpt_training.dataloader.sample_stream import parse_mixture
+from marlgpt_training.dataloader.samples import Samples
+from marlgpt_training.dataloader.sampling import Drawing
+from marlgpt_training.model.checkpoint import load_checkpoint, save_checkpoint
 from marlgpt_training.model.losses import TERMS, Objective
 from marlgpt_training.model.model import ENVIRONMENTS, MarlGpt, preset
 from marlgpt_training.train.distributed import World, join
 from marlgpt_training.train.run_log import RunLog
 from marlgpt_training.train.run_state import RUN, check_config, is_run, load_state, save_state
 from marlgpt_training.train.train_args import Args, check, learning_rate, share_out
-from marlgpt_training.train.validation import throughput
+from marlgpt_training.train.validation import validate
 
 LOG_EVERY = 100
-
-
-def validate(model: MarlGpt, tasks: list[dagger.Task], episodes: int) -> dict[str, float]:
-    """What the model reaches in held-out episodes, and the ``score`` that checkpoints are chosen by.
-
-    POGEMA: goals per step on random maps and mazes with shield, and unshielded on random maps. Other games: share of
-    ``episodes`` with success. The score is the mean over the games.
-    """
-    result, scores = {}, []
-    for task in tasks:
-        forward = torch_forward(model, "cpu", task.layout.name)
-        if task.game == "pogema":
-            found = {
-                "random32_shield": throughput(forward, "random", 32, 6, 128, True, SHARP),
-                "random64_shield": throughput(forward, "random", 64, 6, 128, True, SHARP),
-                "random32_sampled": throughput(forward, "random", 32, 6, 128, False),
-                "maze32_shield": throughput(forward, "maze", 32, 6, 128, True, SHARP),
-            }
-        else:
-            seeds = [games.HELD_OUT + 500_000 + k for k in range(episodes)]
-            played = games.play(task.game, seeds, None, forward, SHARP)
-            found = {task.game: float(np.mean([episode.spec["metrics"]["success"] for episode in played]))}
-        result |= found
-        scores.append(np.mean(list(found.values())))
-    return {**result, "score": float(np.mean(scores))}
 
 
 class Trainer:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
 
 OBSTACLE_AFTER = 5.0
 """Seconds that a robot must be unfit to drive for the ways of others to lead around it."""

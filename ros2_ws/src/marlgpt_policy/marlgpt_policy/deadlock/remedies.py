@@ -23,8 +23,8 @@ from __future__ import annotations
 import numpy as np
 
 from marlgpt_policy.deadlock.stagnation import PATIENCE
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE
+from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
 
 NONE, SAMPLING, PIBT, PLAN = range(4)
 """Values of ``marlgpt_msgs/RobotDecision.remedy``."""

@@ -9,8 +9,8 @@ import numpy as np
 from marlgpt_policy.deadlock.detours import Detours
 from marlgpt_policy.deadlock.rolling_horizon_plan import JointPlans
 from marlgpt_policy.deadlock.stagnation import Patience
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
 from marlgpt_policy.mapf.prioritised_planning import way
 from marlgpt_policy.robots.robot_state import Robots
 

@@ -7,8 +7,9 @@ import numpy as np
 from marlgpt_policy.deadlock.stagnation import Patience
 from marlgpt_policy.decentralised.cell_protocol import Known, Peers
 from marlgpt_policy.encoders import pogema
-from marlgpt_policy.encoders.token_layout import HISTORY, WINDOW_RADIUS
+from marlgpt_policy.encoders.token_layout import WINDOW_RADIUS
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.grid.moves import HISTORY
 from marlgpt_policy.grid.nav_grid import Cell, NavGrid
 from marlgpt_policy.mapf.pibt_shield import rank_moves
 from marlgpt_policy.policy.onnx_policy import OnnxPolicy, choose

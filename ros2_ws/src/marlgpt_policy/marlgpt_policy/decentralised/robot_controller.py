@@ -15,10 +15,11 @@ import numpy as np
 from marlgpt_policy.decentralised.cell_protocol import Peers
 from marlgpt_policy.decentralised.move_choice import STAY, Choice
 from marlgpt_policy.decentralised.peer_state import Rules, Shown, State
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, CostToGo
+from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.geometry import distance_to_segment
 from marlgpt_policy.grid.goal_cell import GoalError
+from marlgpt_policy.grid.moves import MOVE_OFFSETS
 from marlgpt_policy.grid.nav_grid import Cell, NavGrid
 from marlgpt_policy.motion.clear_way import free_ahead
 from marlgpt_policy.motion.dead_reckoning import DeadReckoning, displacement

@@ -10,18 +10,16 @@ from marlgpt_policy.encoders.token_layout import (
     BLOCKED,
     CLIP,
     FAR,
-    HISTORY,
     MAX_ACTIONS,
     POGEMA_AGENTS,
     POGEMA_LAYOUT,
     WINDOW,
     WINDOW_RADIUS,
 )
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE
+from marlgpt_policy.grid.moves import HISTORY, NO_ACTION
+from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
 
-NO_ACTION = -1
-"""History entry of a step that has not happened yet."""
 _NEIGHBOURS = WINDOW * WINDOW
 
 

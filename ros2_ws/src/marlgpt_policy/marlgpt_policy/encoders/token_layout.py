@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from marlgpt_policy.grid.moves import HISTORY
+
 ATTRIBUTES = 129
 """Size of the attribute id space; id 128 is the environment token."""
 TEAMS = 3
@@ -105,7 +107,6 @@ class TokenLayout:
 WINDOW_RADIUS = 5
 WINDOW = 2 * WINDOW_RADIUS + 1
 POGEMA_AGENTS = 13
-HISTORY = 5
 CLIP = 20
 AGENT_VALUES = 4 + 2 * HISTORY + 4
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from marlgpt_policy.robots.robot_config import check_positive
 
 EXECUTIONS = ("asynchronous", "synchronous")
+SHARP = 0.2
+"""Temperature of sampling behind the shield, on robots and in evaluation."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class FleetConfig:
     turn_latency: float | None = None
     arrive_tolerance: float = 0.03
     pose_error: float | None = None
-    temperature: float = 0.2
+    temperature: float = SHARP
     seed: int = 0
     jump_distance: float = 0.1
     jump_settle: float = 4.0

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
+from marlgpt_policy.grid.moves import MOVE_OFFSETS
+
 UNREACHABLE = np.int32(2**30)
 """Cost of a cell from which the goal cannot be reached; twice this value still fits an int32."""
-
-MOVE_OFFSETS = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], dtype=np.int64)
-"""Row and column displacement of the moves wait, up, down, left, right."""
 
 
 @numba.njit(cache=True)

@@ -16,9 +16,9 @@ from functools import cached_property
 import numba
 import numpy as np
 
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS
 from marlgpt_policy.grid.distance_field import BAND, squared_distances
 from marlgpt_policy.grid.geometry import rotate
+from marlgpt_policy.grid.moves import MOVE_OFFSETS
 from marlgpt_policy.grid.occupancy_map import MapError, OccupancyMap
 
 LARGEST_DIVISION = 5

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS as MOVES
+from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
 
 TIE_ORDER = np.array([4, 2, 3, 1, 0], dtype=np.int64)
 """Moves of equal cost in the order in which they are tried. Fixed, so that a plan is a function of the state."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from marlgpt_policy.encoders.pogema import MOVES
+from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
 
 ROUNDS = 64
 """Service orders that the search tries."""

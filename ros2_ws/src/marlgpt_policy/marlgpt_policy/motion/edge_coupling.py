@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from marlgpt_policy.encoders.pogema import MOVES
+from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.motion.clear_way import coupling_limits
 from marlgpt_policy.motion.reservations import NOBODY, ReservationError, Reservations

@@ -11,7 +11,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from marlgpt_policy.fleet.fleet_config import EXECUTIONS, FleetConfig
+from marlgpt_policy.fleet.fleet_config import EXECUTIONS, SHARP, FleetConfig
 from marlgpt_policy.policy.onnx_policy import PROVIDERS
 from marlgpt_policy.policy.shipped_files import shipped_policy
 from marlgpt_policy.robots.robot_config import RobotConfig
@@ -104,7 +104,7 @@ PARAMETERS: dict[str, Spec] = {
         -1.0,
         1.0,
     ),
-    "temperature": Spec(0.2, "Of sampling from the policy; 0 takes the most probable move.", 0.0, 10.0),
+    "temperature": Spec(SHARP, "Of sampling from the policy; 0 takes the most probable move.", 0.0, 10.0),
     "seed": Spec(0, "Of sampling and of breaking ties.", 0, 2**31 - 1),
     "pose_source": Spec(
         "odom",

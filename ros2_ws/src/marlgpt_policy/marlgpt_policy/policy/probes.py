@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from marlgpt_policy.encoders import pogema
-from marlgpt_policy.encoders.token_layout import HISTORY
-from marlgpt_policy.grid.cost_to_go import MOVE_OFFSETS, UNREACHABLE, CostToGo
+from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
+from marlgpt_policy.grid.moves import HISTORY, MOVE_OFFSETS
 from marlgpt_policy.policy.policy_process import Observed
 
 SIDE = 40

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from marlgpt_policy.encoders.token_layout import HISTORY, MAX_ACTIONS, WINDOW
+from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, WINDOW
+from marlgpt_policy.grid.moves import HISTORY
 from marlgpt_policy.policy.onnx_policy import PolicyOutput
 
 SHARPNESS = 30.0

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from marlgpt_policy.encoders.pogema import NO_ACTION
-from marlgpt_policy.encoders.token_layout import HISTORY
+from marlgpt_policy.grid.moves import HISTORY, NO_ACTION
 from marlgpt_policy.robots.robot_config import RobotConfig
 
 NO_CELL = (-1, -1)

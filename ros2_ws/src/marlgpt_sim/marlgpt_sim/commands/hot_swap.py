@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from marlgpt_sim.commands.demo import Args as DemoArgs
-from marlgpt_sim.commands.demo import Processes, parameter_files, plan
+from marlgpt_sim.runs.demo_plan import Args as DemoArgs
+from marlgpt_sim.runs.demo_plan import parameter_files, plan
+from marlgpt_sim.runs.node_processes import Processes
 
 
 @dataclasses.dataclass

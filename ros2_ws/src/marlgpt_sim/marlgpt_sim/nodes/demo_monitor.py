@@ -23,7 +23,8 @@ from marlgpt_sim.nodes.recorder_node import BagRecorder
 from marlgpt_sim.runs.report import RunTrace
 
 if TYPE_CHECKING:
-    from marlgpt_sim.commands.demo import Plan, Processes
+    from marlgpt_sim.runs.demo_plan import Plan
+    from marlgpt_sim.runs.node_processes import Processes
 
 STARTUP = 120.0  # s of wall time until the first decision
 SILENCE = 60.0  # s of wall time without any message from the simulator

@@ -14,7 +14,8 @@ from rclpy.executors import SingleThreadedExecutor
 from marlgpt_sim.nodes.demo_monitor import STARTUP, Monitor, _bring_up, _follow, _spin_until
 
 if TYPE_CHECKING:
-    from marlgpt_sim.commands.demo import Plan, Processes
+    from marlgpt_sim.runs.demo_plan import Plan
+    from marlgpt_sim.runs.node_processes import Processes
 
 AROUND = 10.0
 """Simulated seconds before and after the swap in which gaps between decisions are looked at."""
