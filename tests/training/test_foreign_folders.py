@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marlgpt_policy.policy.shipped_files import shipped_file
 from marlgpt_sim.runs.output_folder import LOCK, MARKER
 from marlgpt_training import cli
 from marlgpt_training.store.grid_episode import Episode
@@ -61,7 +62,7 @@ FILES = {
 READ_ONLY = ("view",)
 """Commands without an output."""
 
-MAP = Path(importlib.import_module("marlgpt_sim.commands.demo").MAPS) / "warehouse.yaml"
+MAP = shipped_file("marlgpt_sim", "maps/warehouse.yaml")
 
 
 @pytest.fixture(scope="module")
