@@ -14,7 +14,7 @@ from marlgpt_policy.deadlock.right_of_way import (
     WAY,
     RightOfWay,
 )
-from marlgpt_policy.deadlock.stagnation import Patience
+from marlgpt_policy.deadlock.stagnation import Stagnation
 from marlgpt_policy.grid.cost_to_go import CostToGo
 from stuck_worlds import grid
 
@@ -27,14 +27,14 @@ class World:
         costs = CostToGo(moves)
         n = len(cells)
         self.robots = SimpleNamespace(ends=np.array(cells), goals=np.array(goals), waited=np.zeros(n))
-        self.patience, self.fit = Patience(n), np.ones(n, dtype=bool)
-        self.way = RightOfWay(self.robots, self.patience, costs, Detours(costs))
+        self.stagnation, self.fit = Stagnation(n), np.ones(n, dtype=bool)
+        self.way = RightOfWay(self.robots, self.stagnation, costs, Detours(costs))
         self.moves, self.now = moves, 0.0
 
     def choose(self, idle=None, seconds=0.0):
         self.now += seconds
         if idle is not None:
-            self.patience.idle[:] = idle
+            self.stagnation.idle[:] = idle
         self.way.choose(self.fit, self.now)
         return list(self.way.firsts)
 
@@ -105,7 +105,7 @@ def test_the_second_is_not_blamed_for_the_time_of_the_first():
     world.choose([FIRST_AFTER + 1, FIRST_AFTER])
     world.choose(seconds=0.1)
     world.robots.goals[0] = (-1, -1)
-    world.patience.idle[0] = 0
+    world.stagnation.idle[0] = 0
     assert world.choose(seconds=IN_VAIN + 5) == [1]
     assert world.choose(seconds=IN_VAIN - 5) == [1] and world.way._leader.since > IN_VAIN
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from marlgpt_policy.encoders.pogema import MOVES
-from marlgpt_policy.grid import cost_to_go
+from marlgpt_policy.grid.cost_to_go import cost_to_go
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.mapf.pibt_shield import LEAST_PROBABILITY, move_worth, rank_moves, resolve
 

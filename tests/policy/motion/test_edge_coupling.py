@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from floors import floor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.mapf.pibt_shield import resolve
 from marlgpt_policy.motion.edge_coupling import STALLED_AFTER, Edges
-from marlgpt_policy.motion.reservations import ReservationError, Reservations
+from marlgpt_policy.motion.reservations import ReservationError
 from marlgpt_policy.robots.robot_config import RobotConfig
 from marlgpt_policy.robots.robot_state import Robots
 
@@ -30,8 +31,8 @@ def test_no_two_robots_come_close_whatever_they_do(seed, n, failing):
     random = np.random.default_rng(seed)
     grid = NavGrid.from_cells(np.ones((SIZE, SIZE), bool))
     robots = Robots([RobotConfig(f"r{i}") for i in range(n)])
-    reservations = Reservations((SIZE, SIZE))
-    edges = Edges(robots, grid, reservations, BODY * grid.cell_size, TOLERANCE)
+    edges = Edges(robots, floor(grid, BODY * grid.cell_size, TOLERANCE))
+    reservations = edges.reservations
     start = np.argwhere(np.ones((SIZE, SIZE)))[random.permutation(SIZE * SIZE)[:n]]
     robots.cells[:], robots.targets[:] = start, start
     robots.docked[:] = True
@@ -76,8 +77,8 @@ def test_no_two_robots_come_close_whatever_they_do(seed, n, failing):
 def test_a_robot_that_turns_round_before_it_arrives_keeps_the_cell_behind_it():
     grid = NavGrid.from_cells(np.ones((1, 3), bool))
     robots = Robots([RobotConfig("r")])
-    reservations = Reservations((1, 3))
-    edges = Edges(robots, grid, reservations, BODY * grid.cell_size, TOLERANCE)
+    edges = Edges(robots, floor(grid, BODY * grid.cell_size, TOLERANCE))
+    reservations = edges.reservations
     robots.cells[0] = robots.targets[0] = (0, 0)
     robots.docked[0] = True
     reservations.acquire((0, 0), 0)
@@ -94,7 +95,7 @@ def test_a_robot_that_turns_round_before_it_arrives_keeps_the_cell_behind_it():
 def test_a_robot_that_does_not_obey_is_not_relied_on_for_longer_each_time():
     grid = NavGrid.from_cells(np.ones((1, 3), bool))
     robots = Robots([RobotConfig("r")])
-    edges = Edges(robots, grid, Reservations((1, 3)), BODY * grid.cell_size, TOLERANCE)
+    edges = Edges(robots, floor(grid, BODY * grid.cell_size, TOLERANCE))
     robots.cells[0], robots.targets[0] = (0, 0), (0, 1)
     robots.progress_time[0] = 0.0
     waits = []
@@ -110,8 +111,8 @@ def convoy(*cells, size=(1, 4), tolerance=TOLERANCE):
     """Docked robots at the centres of `cells`, each of which it holds; grid, robots, reservations, edges."""
     grid = NavGrid.from_cells(np.ones(size, bool))
     robots = Robots([RobotConfig(f"r{i}") for i in range(len(cells))])
-    reservations = Reservations(size)
-    edges = Edges(robots, grid, reservations, BODY * grid.cell_size, tolerance)
+    edges = Edges(robots, floor(grid, BODY * grid.cell_size, tolerance))
+    reservations = edges.reservations
     robots.cells[:] = robots.targets[:] = cells
     robots.docked[:] = True
     for i, cell in enumerate(robots.cells):

@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from floors import floor
 from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.motion.clear_way import free_ahead
 from marlgpt_policy.motion.docking import Docking
@@ -178,15 +179,13 @@ class Twin:
         self.grid = NavGrid.from_cells(free)
         size = self.grid.cell_size
         self.robots = Robots([RobotConfig(f"r{i}", radius=0.01) for i in range(n)])
-        self.reservations = Reservations(free.shape)
         body, contact = board.body.keep * size, board.body.contact * size
         # A little more than the model's, whose distances are multiples of a unit.
         tolerance = (board.body.settles + 0.01) / UNITS * size
-        self.edges = Edges(self.robots, self.grid, self.reservations, body, tolerance)
-        reserve = body - contact
-        self.docking = Docking(
-            self.robots, self.grid, self.reservations, Everywhere(), contact / 2, reserve, tolerance
-        )
+        ground = floor(self.grid, body, tolerance, Everywhere(), contact / 2)
+        self.reservations = ground.reservations
+        self.edges = Edges(self.robots, ground)
+        self.docking = Docking(self.robots, ground, self.edges)
         self.index = {tuple(cell): k for k, cell in enumerate(board.cells.tolist())}
         robots = self.robots
         robots.pose_time[:] = 0.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.deadlock.right_of_way import PLANNED
-from marlgpt_policy.deadlock.stagnation import Patience
+from marlgpt_policy.deadlock.stagnation import Stagnation
 from marlgpt_policy.encoders import pogema as encoder
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.fleet.fleet_config import SHARP
@@ -134,7 +134,7 @@ class Player:
         self.previous: np.ndarray | None = None
         self.goals: np.ndarray | None = None
         self.waited = self.random.random(agents)
-        self.patience = Patience(agents)
+        self.patience = Stagnation(agents)
         self.rescue = Rescue(self.costs, agents)
         self.planned = 0  # moves that came from its plans, of all agents
         self.nothing_closed = np.zeros(moves.shape[:2], dtype=np.bool_)

@@ -28,6 +28,8 @@ from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
 
 NONE, SAMPLING, PIBT, PLAN = range(4)
 """Values of ``marlgpt_msgs/RobotDecision.remedy``."""
+REMEDY_NAMES = {SAMPLING: "sampling", PIBT: "pibt", PLAN: "plan"}
+"""In words, as diagnostics count them."""
 
 
 def shortest(fields: np.ndarray, cells: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -55,6 +57,3 @@ def rungs(idle: np.ndarray, planned: np.ndarray, first: np.ndarray, temperature:
     """
     hot = (idle > PATIENCE) & (temperature > 0)
     return np.select([first, planned, hot], [PIBT, PLAN, SAMPLING], NONE).astype(np.int8)
-
-
-REMEDY_NAMES = {1: "sampling", 2: "pibt", 3: "plan"}

@@ -8,7 +8,7 @@ import numpy as np
 
 from marlgpt_policy.deadlock.detours import Detours
 from marlgpt_policy.deadlock.rolling_horizon_plan import JointPlans
-from marlgpt_policy.deadlock.stagnation import Patience
+from marlgpt_policy.deadlock.stagnation import Stagnation
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE, CostToGo
 from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
 from marlgpt_policy.mapf.prioritised_planning import way
@@ -20,6 +20,8 @@ FIRST_AFTER = 24
 """Steps without progress after which a robot goes first."""
 MOST_FIRST = 8
 """Most robots that go first at the same time."""
+PLANNED = 1e6
+"""Added to the priority of robots that follow a plan: the others make way for it."""
 FIRST = 1e7
 """Added to the priority of such robots; more than that of robots that follow a plan."""
 LONGEST_FIRST = 180.0
@@ -60,9 +62,9 @@ class RightOfWay:
         plans: Joint plans around them.
     """
 
-    def __init__(self, robots: Robots, patience: Patience, costs: CostToGo, detours: Detours) -> None:
+    def __init__(self, robots: Robots, stagnation: Stagnation, costs: CostToGo, detours: Detours) -> None:
         """Nobody goes first yet."""
-        self.robots, self.patience, self.detours = robots, patience, detours
+        self.robots, self.stagnation, self.detours = robots, stagnation, detours
         self.firsts: dict[int, tuple[int, ...]] = {}
         self.count = 0
         self.plans = JointPlans(costs)
@@ -87,11 +89,11 @@ class RightOfWay:
         for i, goal in list(self.firsts.items()):
             if not fit[i] or tuple(robots.goals[i].tolist()) != goal:
                 del self.firsts[i]
-                self.patience.idle[i] = 0.0
+                self.stagnation.idle[i] = 0.0
             elif not self._has_way(i):
                 del self.firsts[i]
         self._rotate(now)
-        stuck = np.where(fit & (robots.goals[:, 0] >= 0), self.patience.idle, 0.0)
+        stuck = np.where(fit & (robots.goals[:, 0] >= 0), self.stagnation.idle, 0.0)
         for i in np.argsort(-(stuck * 1e3 + robots.waited), kind="stable").tolist():
             if stuck[i] < FIRST_AFTER or len(self.firsts) >= MOST_FIRST:
                 break
@@ -163,7 +165,3 @@ class RightOfWay:
         place = np.full(field.shape, -1)
         place.reshape(-1)[cells] = np.arange(len(cells))
         return place
-
-
-PLANNED = 1e6
-"""Added to the priority of robots that follow a plan: the others make way for it."""

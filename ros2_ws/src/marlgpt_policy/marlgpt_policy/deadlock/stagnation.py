@@ -15,7 +15,7 @@ RISE = 20
 """Decisions over which it rises to 1."""
 
 
-class Patience:
+class Stagnation:
     """Decisions that each of n robots has taken since it was last nearer to its goal than ever before.
 
     A decision at the goal takes one off again: robots that push each other off their goals in turn are stuck, too.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from marlgpt_policy.deadlock.stagnation import Patience
+from marlgpt_policy.deadlock.stagnation import Stagnation
 from marlgpt_policy.decentralised.cell_protocol import Known, Peers
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import WINDOW_RADIUS
@@ -38,7 +38,7 @@ class Choice:
         self.peers, self.grid, self.policy, self.costs = peers, grid, policy, costs
         self.temperature = temperature
         self.random = np.random.default_rng(seed)
-        self.patience = Patience(1)
+        self.patience = Stagnation(1)
         self.history = np.full(HISTORY, pogema.NO_ACTION, dtype=np.int8)
         self.goal: Cell | None = None
         self._nearest = np.inf

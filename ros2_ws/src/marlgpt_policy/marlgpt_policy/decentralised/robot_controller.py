@@ -18,7 +18,7 @@ from marlgpt_policy.decentralised.peer_state import Rules, Shown, State
 from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.geometry import distance_to_segment
-from marlgpt_policy.grid.goal_cell import GoalError
+from marlgpt_policy.grid.goal_cell import GoalError, goal_cell
 from marlgpt_policy.grid.moves import MOVE_OFFSETS
 from marlgpt_policy.grid.nav_grid import Cell, NavGrid
 from marlgpt_policy.motion.clear_way import free_ahead
@@ -177,15 +177,7 @@ class Lone:
             GoalError: Outside the map, too far from any free cell, or where the robot cannot get.
         """
         name = f"goal ({x:.2f}, {y:.2f}) of robot '{self.robot.name}'"
-        if not (math.isfinite(x) and math.isfinite(y)):
-            raise GoalError(f"{name} is not finite")
-        cell = tuple(int(v) for v in self.grid.cell_of(np.array([x, y])))
-        if not self.grid.inside(np.array(cell)):
-            raise GoalError(f"{name} lies outside the map or in its outer walls")
-        if not self.grid.free[cell]:
-            cell = self.grid.nearest_free(np.array([x, y]), self.grid.cell_size / math.sqrt(2))
-            if cell is None:
-                raise GoalError(f"{name} lies in a wall or too close to one")
+        cell = tuple(goal_cell(self.grid, x, y, name, self.robot.radius).tolist())
         last = self.choice.goal
         self.choice.set_goal(cell, now)
         if self.path and not self.choice.reachable(self.path[-1]):

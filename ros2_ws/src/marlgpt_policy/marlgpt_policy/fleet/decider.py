@@ -1,4 +1,4 @@
-"""The joint decision: observe, ask the policy, propose, apply remedies, and let the shield dispose."""
+"""The joint decision in four steps: look, let the planner propose, resolve conflicts, record."""
 
 from __future__ import annotations
 
@@ -11,58 +11,80 @@ from marlgpt_policy.deadlock.detours import Detours
 from marlgpt_policy.deadlock.remedies import NONE, REMEDY_NAMES, rungs, shortest
 from marlgpt_policy.deadlock.right_of_way import PLANNED, RightOfWay
 from marlgpt_policy.deadlock.rolling_horizon_plan import compile_plans
-from marlgpt_policy.deadlock.stagnation import Patience
-from marlgpt_policy.encoders import pogema
+from marlgpt_policy.deadlock.stagnation import Stagnation
 from marlgpt_policy.fleet.decision_record import Decision
-from marlgpt_policy.grid.cost_to_go import CostToGo
-from marlgpt_policy.grid.nav_grid import NavGrid
+from marlgpt_policy.fleet.planners.planner import Planner, Proposal
+from marlgpt_policy.fleet.snapshot import Snapshot, take
 from marlgpt_policy.mapf.pibt_shield import move_worth, rank_moves, resolve
-from marlgpt_policy.motion.reservations import Reservations
-from marlgpt_policy.policy.onnx_policy import OnnxPolicy, PolicyOutput, choose
+from marlgpt_policy.motion.floor import Floor
 from marlgpt_policy.robots.robot_state import Robots
 
 PACE = 2.0
-"""A robot counts this many steps in the time it takes for one: people watch it stand."""
+"""Waiting is counted twice as fast as robots drive: in half steps, so that stuck robots are helped early."""
 LONGEST_STEP = 3.0
 """Most steps that one decision counts as waited, however long ago the robot's last one was."""
 
 
 class Decider:
-    """Decides for ``robots`` on ``grid``; knows who is stuck and what is tried against it.
+    """Decides for ``robots`` on ``floor``, and is the only one that writes what decisions leave behind.
+
+    It knows who is stuck and what is tried against it.
 
     Attributes:
-        policy: The policy in use.
+        planner: What proposes moves.
         steps: Joint decisions so far.
         decisions: Decisions of single robots so far.
         remedies: Decisions so far in which each remedy was used.
+        stagnation: Who has got no nearer to its goal, and for how long.
+        detours: Ways around robots that do not drive.
+        right_of_way: Who goes first.
     """
 
     def __init__(
         self,
         robots: Robots,
-        grid: NavGrid,
-        costs: CostToGo,
-        reservations: Reservations,
-        policy: OnnxPolicy,
+        floor: Floor,
+        planner: Planner,
         temperature: float,
         random: np.random.Generator,
         step_time: float,
     ) -> None:
-        """``step_time`` is the s that a robot takes for a cell; None of the robots has waited yet."""
-        self.robots, self.grid, self.costs, self.reservations = robots, grid, costs, reservations
-        self.policy, self.temperature, self.random = policy, temperature, random
-        self.step_time = step_time
+        """``step_time`` is the s that a robot takes for a cell; none of the robots has waited yet."""
+        self.robots, self.floor, self.planner = robots, floor, planner
+        self.temperature, self.random, self.step_time = temperature, random, step_time
         self.steps = 0
         self.decisions = 0
         self.remedies: Counter[str] = Counter()
-        self.patience = Patience(len(robots))
-        self.detours = Detours(costs)
-        self.right_of_way = RightOfWay(robots, self.patience, costs, self.detours)
+        self.stagnation = Stagnation(len(robots))
+        self.detours = Detours(floor.costs)
+        self.right_of_way = RightOfWay(robots, self.stagnation, floor.costs, self.detours)
         compile_plans()
+
+    def take_over(self, before: Decider) -> None:
+        """Go on counting where ``before``, which was for another map, ends."""
+        self.steps, self.decisions, self.remedies = before.steps, before.decisions, before.remedies
+        self.right_of_way.take_over(before.right_of_way)
 
     def grow(self, count: int) -> None:
         """Robots were appended to the fleet."""
-        self.patience.grow(count)
+        self.stagnation.grow(count)
+        self.robots.waited[-count:] = self.random.random(count)
+
+    def start(self) -> None:
+        """All robots are new: who waits equally long is told apart by chance."""
+        self.robots.waited[:] = self.random.random(len(self.robots))
+
+    def goal_reached(self, i: int) -> None:
+        """A robot is done with its goal: it has not waited yet for the next one."""
+        self.robots.waited[i] = self.random.random()
+
+    def begin_anew(self, i: int) -> None:
+        """A robot has come onto the grid: its earlier moves led elsewhere."""
+        self.robots.forget_history(i)
+
+    def clock_set_back(self) -> None:
+        """No decision has a time any more."""
+        self.robots.decided[:] = self.robots.recorded[:] = -np.inf
 
     def decide(
         self,
@@ -84,93 +106,80 @@ class Decider:
             timed: Robots decide many times in one step (asynchronous): their history grows by the clock.
 
         Returns:
-            The decision, int[m] the robots decided for, and int8[m] their moves.
+            The decision, int[k] the robots decided for, and int8[k] their moves.
         """
-        robots = self.robots
-        started = time.perf_counter()
+        began = time.perf_counter()
+        snapshot, steps = self._look(ready, fit, closed, make_way, now)
+        looked = time.perf_counter()
+        proposal = self.planner.propose(snapshot, self.random)
+        planned = time.perf_counter()
+        proposed, executed, remedy = self._resolve(snapshot, proposal)
+        resolved = time.perf_counter()
+        decision = Decision(
+            **self._seen(snapshot),
+            **self._record(snapshot, proposal, proposed, executed, remedy, steps, timed),
+            encode_ms=1e3 * (looked - began) + proposal.prepare_ms,
+            infer_ms=proposal.plan_ms,
+            shield_ms=1e3 * (resolved - planned),
+        )
+        return decision, snapshot.members, executed
+
+    def _look(self, ready, fit, closed, make_way, now: float) -> tuple[Snapshot, np.ndarray]:
+        """The snapshot, with the moves that right of way leaves, and float[k] steps since the last decisions."""
+        if self.planner.resolves_deadlocks:
+            self.stagnation.idle[:] = 0.0
         self.right_of_way.choose(fit, now)
-        ends = robots.ends
-        # A robot whose cell a follower has taken over is where that follower will be.
-        holds = self.reservations.holder[ends[:, 0], ends[:, 1]] == np.arange(len(robots))
-        on_grid = np.flatnonzero((robots.cells[:, 0] >= 0) & holds)
-        anchors = ends[on_grid]
-        goals = np.where(robots.goals[on_grid, :1] >= 0, robots.goals[on_grid], anchors)
-        fields = self.detours.fields(goals, anchors)
-        which = np.flatnonzero(ready[on_grid])
-        members = on_grid[which]
-        values, valid, mask = pogema.encode(
-            fields, anchors, goals, robots.history[on_grid], self.grid.moves, which
-        )
-        for move in range(1, 5):
-            ahead = anchors[which] + pogema.MOVES[move]
-            legal = mask[:, move]
-            mask[legal, move] = ~closed[ahead[legal, 0], ahead[legal, 1]]
-        leave = self.right_of_way.clear(members, anchors[which], mask) | make_way[members]
-        encoded = time.perf_counter()
-        output = self.policy(values, valid, mask)
-        inferred = time.perf_counter()
+        snapshot = take(self.robots, self.floor, self.detours, ready, fit, closed, now)
+        members = snapshot.members
+        snapshot.leave = self.right_of_way.clear(members, snapshot.deciding_cells, snapshot.mask)
+        snapshot.leave |= make_way[members]
         steps = self._steps_since(members, now)
-        row, column = anchors[which].T
-        self.patience.update(members, fields[which, row, column], goals[which], steps)
-        planned = self.right_of_way.plans.propose(
-            list(self.right_of_way.firsts), on_grid, anchors, goals, fields, fit[on_grid], ready[on_grid],
-            closed, now,
-        )[which]  # fmt: skip
-        proposed, logits, added, remedy = self._propose(
-            members, output, mask, planned, leave, fields[which], anchors[which]
-        )
-        waited = robots.waited[on_grid]
-        priority = np.where(robots.goals[on_grid, 0] >= 0, waited, waited % 1.0)
+        self.stagnation.update(members, snapshot.distances(), snapshot.goals[snapshot.which], steps)
+        snapshot.temperatures = self.stagnation.temperatures(members, self.temperature)
+        return snapshot, steps
+
+    def _resolve(self, snapshot: Snapshot, proposal: Proposal) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int8[k] moves proposed, remedies included, int8[k] moves without conflicts, int8[k] remedies used."""
+        which, mask = snapshot.which, snapshot.mask
+        proposed, logits, added, remedy = self._remedy(snapshot, proposal)
+        waited = self.robots.waited[snapshot.robots]
+        priority = np.where(self.robots.goals[snapshot.robots, 0] >= 0, waited, waited % 1.0)
         priority[which] += added
-        ranking = np.full((len(on_grid), 5), -1, dtype=np.int8)
+        ranking = np.full((len(snapshot.robots), 5), -1, dtype=np.int8)
         ranking[which] = rank_moves(logits, proposed, mask)
-        worth = np.zeros((len(on_grid), 5))
+        worth = np.zeros((len(snapshot.robots), 5))
         worth[which] = move_worth(logits, proposed, mask)
         seed = int(self.random.integers(2**32))
-        fixed = ~ready[on_grid]
-        executed = resolve(anchors, ranking, priority, self.grid.moves, fixed, closed, worth, seed)[which]
-        shielded = time.perf_counter()
-        seen = self._seen(on_grid, members, mask)
-        decision = Decision(
-            **seen,
-            **self._record(members, anchors[which], proposed, executed, output, remedy, steps, now, timed),
-            encode_ms=(encoded - started) * 1e3,
-            infer_ms=(inferred - encoded) * 1e3,
-            shield_ms=(shielded - inferred) * 1e3,
+        executed = resolve(
+            snapshot.cells, ranking, priority, snapshot.moves, ~snapshot.ready, snapshot.closed, worth, seed
         )
-        return decision, members, executed
+        return proposed, executed[which], remedy
 
-    def _propose(
-        self, members, output: PolicyOutput, mask, planned, leave, fields, anchors
+    def _remedy(
+        self, snapshot: Snapshot, proposal: Proposal
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What robots want: the policy's moves, or those of a remedy.
-
-        Args:
-            members: int[m] robots.
-            output: Of the policy, for them.
-            mask: bool[m, >= 5] their moves.
-            planned: int8[m] moves of the joint plan, -1 for robots in none.
-            leave: bool[m] robots that should leave where they stand.
-            fields: int32[m, R, C] cost-to-go.
-            anchors: int[m, 2] where they stand or will.
+        """Put remedies in the place of the planner's moves where robots are stuck or stand in the way.
 
         Returns:
-            int8[m] the moves proposed, float[m, >= 5] logits that rank the others, float[m] what is added to their
-            priorities, int8[m] remedies.
+            int8[k] the moves proposed, float[k, >= 5] logits that rank the others, float[k] what is added to their
+            priorities, int8[k] remedies.
         """
-        temperatures = self.patience.temperatures(members, self.temperature)
-        proposed = choose(output.probabilities, temperatures, self.random)
+        members, mask, cells = snapshot.members, snapshot.mask, snapshot.deciding_cells
+        planned = self.right_of_way.plans.propose(
+            list(self.right_of_way.firsts), snapshot.robots, snapshot.cells, snapshot.goals, snapshot.fields,
+            snapshot.able, snapshot.ready, snapshot.closed, snapshot.now,
+        )[snapshot.which]  # fmt: skip
         precedence = self.right_of_way.precedence(members)
         first = (precedence > 0) & (planned < 0)
-        remedy = rungs(self.patience.idle[members], planned >= 0, first, self.temperature)
+        remedy = rungs(self.stagnation.idle[members], planned >= 0, first, self.temperature)
         added = np.select([precedence > 0, planned >= 0], [precedence, PLANNED], 0.0)
-        proposed = np.where(planned >= 0, planned, proposed)
+        proposed = np.where(planned >= 0, planned, proposal.moves)
         if first.any():
-            proposed[first] = shortest(fields[first], anchors[first], mask[first])
-        logits = output.logits.copy()
+            proposed[first] = shortest(snapshot.fields[snapshot.which][first], cells[first], mask[first])
+        logits = proposal.logits.copy()
         logits[(planned >= 0) | first, 0] = 1e6  # who cannot go on waits instead of wandering off
         # Planned ones that stand in the way of a robot off the grid leave, too: nobody may wait in a closed cell.
-        leave = leave & mask[:, 1:5].any(axis=1) & (planned < 0)
+        leave = snapshot.leave & mask[:, 1:5].any(axis=1) & (planned < 0)
         logits[leave, 0] = -1e9
         proposed[leave] = np.where(mask[leave, :5], logits[leave, :5], -np.inf)[:, 1:].argmax(axis=1) + 1
         added[leave] += PLANNED
@@ -178,23 +187,33 @@ class Decider:
         return proposed.astype(np.int8), logits, added, remedy
 
     def _steps_since(self, members: np.ndarray, now: float) -> np.ndarray:
-        """float[m] steps since each robot's last decision."""
+        """float[k] steps since each robot's last decision."""
         since = (now - self.robots.decided[members]) / (self.step_time / PACE)
         return np.clip(np.where(np.isfinite(since), since, 1.0), 0.0, LONGEST_STEP)
 
-    def _seen(self, on_grid: np.ndarray, members: np.ndarray, mask: np.ndarray) -> dict:
+    def _seen(self, snapshot: Snapshot) -> dict:
         """What, beside cells and goals, the observations rest on: recorded, they can be encoded anew."""
         n = len(self.robots)
         present, allowed = np.zeros(n, dtype=bool), np.zeros((n, 5), dtype=bool)
-        present[on_grid] = True
-        allowed[members] = mask[:, :5]
-        history = self.robots.history.copy()
-        return {"present": present, "history": history, "mask": allowed, "detours": self.detours.closed}
+        present[snapshot.robots] = True
+        allowed[snapshot.members] = snapshot.mask[:, :5]
+        return {
+            "present": present, "history": self.robots.history.copy(), "mask": allowed,
+            "detours": self.detours.closed,
+        }  # fmt: skip
 
     def _record(
-        self, members, anchors, proposed, executed, output: PolicyOutput, remedy, steps, now, timed
+        self,
+        snapshot: Snapshot,
+        proposal: Proposal,
+        proposed,
+        executed,
+        remedy,
+        steps: np.ndarray,
+        timed: bool,
     ) -> dict:
-        robots = self.robots
+        """Note what was decided; the rest of the decision's fields."""
+        robots, members, now = self.robots, snapshot.members, snapshot.now
         n = len(robots)
         self.steps += 1
         self.decisions += len(members)
@@ -208,9 +227,9 @@ class Decider:
         full["proposed"][members] = proposed
         full["executed"][members] = executed
         full["remedy"][members] = remedy
-        full["probabilities"][members] = output.probabilities
-        full["value"][members] = output.q[np.arange(len(members)), executed]
-        full["cells"][members] = anchors
+        full["probabilities"][members] = proposal.probabilities
+        full["value"][members] = proposal.values[np.arange(len(members)), executed]
+        full["cells"][members] = snapshot.deciding_cells
         held = np.ones(n, dtype=bool)
         held[members] = False
         robots.vetoes[members] += proposed != executed

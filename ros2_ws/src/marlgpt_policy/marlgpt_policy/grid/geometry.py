@@ -83,6 +83,22 @@ def quaternion_of(yaw: float) -> tuple[float, float, float, float]:
     return 0.0, 0.0, math.sin(0.5 * yaw), math.cos(0.5 * yaw)
 
 
+def along_ways(positions: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far along straight ways positions lie.
+
+    Args:
+        positions: float64[n, 2] m.
+        starts: float64[n, 2] m, where the ways begin.
+        ends: float64[n, 2] m, where they end.
+
+    Returns:
+        float64[n] m along each way, and float64[n] m its length, never quite 0.
+    """
+    span = ends - starts
+    length = np.maximum(np.hypot(span[:, 0], span[:, 1]), 1e-6)
+    return ((positions - starts) * span).sum(axis=1) / length, length
+
+
 def distance_to_segment(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """float[...] distance from points float[..., 2] to segments from ``starts`` to ``ends`` float[..., 2]."""
     span = ends - starts

@@ -125,7 +125,7 @@ def drive_fleet(grid: NavGrid, distances: DistanceField) -> None:
             poses[:] = moved(poses, fleet.commands)
 
     run(0.0)
-    fleet.decider.patience.idle[:] = FIRST_AFTER + 1  # all are stuck: right of way and joint plans
+    fleet.decider.stagnation.idle[:] = FIRST_AFTER + 1  # all are stuck: right of way and joint plans
     run(SECONDS)
     poses[1, :2] += 0.2, 0.15  # pushed away
     fleet.stop(2)  # and another one stands in the way ...

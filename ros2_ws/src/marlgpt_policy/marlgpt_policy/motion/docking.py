@@ -15,12 +15,11 @@ import math
 import numba
 import numpy as np
 
-from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.geometry import distance_to_segment
-from marlgpt_policy.grid.nav_grid import NavGrid
-from marlgpt_policy.motion.reservations import Reservations
+from marlgpt_policy.motion.edge_coupling import Edges
+from marlgpt_policy.motion.floor import Floor
 from marlgpt_policy.motion.safety_margins import TRACKING_ERROR
-from marlgpt_policy.robots.robot_state import NO_CELL, Robots
+from marlgpt_policy.robots.robot_state import Robots
 
 DISPLACED = 0.25
 """Share of a cell's edge that a robot may be beside its way at most before it counts as off the grid."""
@@ -44,27 +43,19 @@ def astray(cell_size: float, tolerance: float, pose_error: float) -> float:
 
 
 class Docking:
-    """Puts ``robots`` onto ``grid``."""
+    """Puts ``robots`` onto the grid, and is the only one that writes who is on it and who is on the way there.
 
-    def __init__(
-        self,
-        robots: Robots,
-        grid: NavGrid,
-        reservations: Reservations,
-        distances: DistanceField | None,
-        radius: float,
-        reserve: float,
-        tolerance: float,
-        pose_error: float = 0.0,
-    ) -> None:
-        """Discs of ``radius`` m keep ``reserve`` m between them; ``tolerance`` m from a centre counts as there.
+    Attributes:
+        in_reach: bool[n] robots that keep another one from getting onto the grid.
+    """
 
-        Poses are up to ``pose_error`` m off.
-        """
-        self.robots, self.grid, self.reservations, self.distances = robots, grid, reservations, distances
-        self.radius, self.reserve, self.tolerance = radius, reserve, tolerance
-        self.astray = astray(grid.cell_size, tolerance, pose_error)
-        self._centres = grid.centres()
+    def __init__(self, robots: Robots, floor: Floor, edges: Edges) -> None:
+        """Dock ``robots`` on ``floor``; ``edges`` holds their cells."""
+        self.robots, self.floor, self.edges = robots, floor, edges
+        self.grid, self.reservations, self.distances = floor.grid, floor.reservations, floor.distances
+        self.radius, self.reserve, self.tolerance = floor.radius, floor.margins.reserve, floor.tolerance
+        self.astray = astray(floor.size, floor.tolerance, max(floor.margins.pose_error, 0.0))
+        self._centres = floor.grid.centres()
         self.in_reach = np.zeros(len(robots), dtype=bool)
         self._coast = np.zeros((len(robots), 2))
 
@@ -135,6 +126,15 @@ class Docking:
             robots.docked[i] = False
             robots.detail[i] = "was moved off its way"
 
+    def undock(self, robot: int, reason: str) -> None:
+        """Take a robot off the grid, whatever it was doing; it keeps its cells and docks once it can."""
+        self.robots.docked[robot] = self.robots.docking[robot] = False
+        self.robots.detail[robot] = reason
+
+    def reset(self) -> None:
+        """Nobody is on the grid any more: the map is another one."""
+        self.robots.docked[:] = self.robots.docking[:] = False
+
     def note_blocked(self, blocked: np.ndarray, now: float) -> None:
         """Let docking robots choose anew whose ways have been ``blocked`` bool[n] for ``GIVE_UP_AFTER``."""
         robots = self.robots
@@ -184,11 +184,7 @@ class Docking:
             if cell is None:
                 robots.detail[i] = reason
                 continue
-            self.reservations.release_all(i)
-            self.reservations.acquire(cell, i)
-            robots.cells[i] = robots.targets[i] = cell
-            robots.next_targets[i] = NO_CELL
-            robots.returning[i] = False
+            self.edges.put(i, cell)
             robots.dock_from[i] = position
             robots.docking[i] = True
             if np.hypot(*(self.grid.centre(cell) - position)) <= self.tolerance:
@@ -261,8 +257,7 @@ class Docking:
     def _finish(self, i: int, arrived: list[int]) -> None:
         robots = self.robots
         robots.docked[i], robots.docking[i] = True, False
-        robots.progress[i] = 1.0
-        robots.move[i] = 0
+        self.edges.arrive_from_outside(i)
         robots.detail[i] = ""
         arrived.append(i)
 

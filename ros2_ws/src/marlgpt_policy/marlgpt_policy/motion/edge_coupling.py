@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from marlgpt_policy.grid.geometry import along_ways
 from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
-from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.motion.clear_way import coupling_limits
-from marlgpt_policy.motion.reservations import NOBODY, ReservationError, Reservations
+from marlgpt_policy.motion.floor import Floor
+from marlgpt_policy.motion.reservations import NOBODY, ReservationError
 from marlgpt_policy.robots.robot_state import NO_CELL, Robots
 
 OPPOSITE = np.array([0, 2, 1, 4, 3], dtype=np.int8)
@@ -33,24 +34,51 @@ SLOW = 0.1
 
 
 class Edges:
-    """Starts, couples, ends and takes back edges of ``robots`` on ``grid``."""
+    """Starts, couples, ends and takes back edges of ``robots`` on ``floor``.
 
-    def __init__(
-        self, robots: Robots, grid: NavGrid, reservations: Reservations, body: float, tolerance: float
-    ) -> None:
-        """Couple ``robots``.
+    It is the only one that writes the robots' cells, moves and progress along their edges.
 
-        Args:
-            robots: All of them.
-            grid: The cells.
-            reservations: Claims on them.
-            body: m that the centres of coupled robots keep between them as measured (``motion/safety_margins.py``).
-            tolerance: m from a cell's centre that count as there.
-        """
-        self.robots, self.grid, self.reservations = robots, grid, reservations
-        self.body, self.tolerance = body, tolerance
-        self.centres = grid.centres()
+    Attributes:
+        turned_back: How often a robot has turned back on an edge.
+    """
+
+    def __init__(self, robots: Robots, floor: Floor) -> None:
+        """Couple ``robots``: their centres keep ``floor.margins.body`` m between them as measured."""
+        self.robots, self.grid, self.reservations = robots, floor.grid, floor.reservations
+        self.body, self.tolerance = floor.margins.body, floor.tolerance
+        self.centres = floor.grid.centres()
         self.turned_back = 0
+
+    def put(self, i: int, cell: np.ndarray) -> None:
+        """A robot that is off the grid holds ``cell`` int[2], and that one only, from now on."""
+        robots = self.robots
+        self.reservations.release_all(i)
+        self.reservations.acquire(cell, i)
+        robots.cells[i] = robots.targets[i] = cell
+        robots.next_targets[i] = NO_CELL
+        robots.returning[i] = False
+
+    def arrive_from_outside(self, i: int) -> None:
+        """A robot has come to the centre of its cell from off the grid."""
+        self.robots.progress[i] = 1.0
+        self.robots.move[i] = 0
+
+    def begin_anew(self, i: int, now: float) -> None:
+        """A robot has come onto the grid: what it did before is no stall."""
+        self.robots.progress_time[i] = now
+
+    def reset(self) -> None:
+        """Nobody is on the grid any more: the map is another one."""
+        robots = self.robots
+        robots.returning[:] = False
+        robots.cells[:] = robots.targets[:] = robots.next_targets[:] = -1
+        robots.progress[:] = 1.0
+
+    def clock_set_back(self, now: float) -> None:
+        """Times of progress and of failures count from ``now`` s on."""
+        robots = self.robots
+        robots.progress_time[:] = now
+        robots.broken_until[np.isfinite(robots.broken_until)] = now
 
     # Beginning ------------------------------------------------------------------------------------------
 
@@ -115,6 +143,24 @@ class Edges:
             self.reservations.pairs(), robots.cells, robots.targets, robots.next_targets, robots.docked,
             robots.poses[:, :2], self.centres, self.body, self.tolerance,
         )  # fmt: skip
+
+    def measure(
+        self, fresh: np.ndarray, starts: np.ndarray, ends: np.ndarray, edges: np.ndarray, now: float
+    ) -> None:
+        """Measure the progress of robots along their edges; followers trust in that and nothing else.
+
+        Args:
+            fresh: bool[n] robots whose place is known.
+            starts: float64[n, 2] m, where the straight ways begin that they are on.
+            ends: float64[n, 2] m, where these end.
+            edges: float64[n] edges that these ways are long.
+            now: s.
+        """
+        robots = self.robots
+        moving = robots.docked & fresh & robots.moving
+        along, length = along_ways(robots.poses[:, :2], starts, ends)
+        robots.progress[moving] = np.clip(along / length * edges, 0.0, 1.0)[moving]
+        self.note_progress(now)
 
     def note_progress(self, now: float) -> None:
         """Note which robots get on; call once per control period after ``progress`` was measured."""

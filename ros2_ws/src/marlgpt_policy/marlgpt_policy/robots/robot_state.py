@@ -138,6 +138,10 @@ class Robots:
                 getattr(self, name)[robot] = value
         self.detail[robot] = "no pose received yet"
 
+    def forget_history(self, robot: int) -> None:
+        """A robot has made no moves yet."""
+        self.history[robot] = NO_ACTION
+
     @property
     def ends(self) -> np.ndarray:
         """int64[n, 2] cell where each robot will stand once it has driven all that is decided; -1 for none."""

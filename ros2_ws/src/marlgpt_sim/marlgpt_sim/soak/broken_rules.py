@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from marlgpt_policy.fleet import fleet as fleet_module
+from marlgpt_policy.fleet import driving as driving_module
 from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.motion.edge_coupling import Edges
 from marlgpt_policy.motion.reservations import Reservations
@@ -84,10 +84,10 @@ RULES: dict[str, tuple[tuple[Any, str, Callable[..., Any]], ...]] = {
     "coupling": (
         (Reservations, "pairs", _last_claim_only),
         (Edges, "may_settle", _always_settles),
-        (fleet_module, "free_ways", _only_docking_looks),
+        (driving_module, "free_ways", _only_docking_looks),
         (SettlingWatch, "look", _watches_nothing),
     ),
-    "docking": ((fleet_module, "free_ways", _never_obstructed),),
+    "docking": ((driving_module, "free_ways", _never_obstructed),),
     "settling": ((Edges, "may_settle", _always_settles),),
     "goals": ((Fleet, "tick", _forgets_goals),),
 }
