@@ -15,6 +15,7 @@ from marlgpt_policy.deadlock.stagnation import Stagnation
 from marlgpt_policy.fleet.decision_record import Decision
 from marlgpt_policy.fleet.planners.planner import Planner, Proposal
 from marlgpt_policy.fleet.snapshot import Snapshot, take
+from marlgpt_policy.grid.moves import NO_ACTION
 from marlgpt_policy.mapf.pibt_shield import move_worth, rank_moves, resolve
 from marlgpt_policy.motion.floor import Floor
 from marlgpt_policy.robots.robot_state import Robots
@@ -80,7 +81,7 @@ class Decider:
 
     def begin_anew(self, i: int) -> None:
         """A robot has come onto the grid: its earlier moves led elsewhere."""
-        self.robots.forget_history(i)
+        self.robots.history[i] = NO_ACTION
 
     def clock_set_back(self) -> None:
         """No decision has a time any more."""

@@ -30,7 +30,7 @@ class Driving:
     ) -> None:
         """Nobody is commanded yet."""
         self.robots, self.floor, self.config = robots, floor, config
-        self.edges, self.docking, self.localisation = edges, docking, localisation
+        self.edges, self.docking_places, self.localisation = edges, docking, localisation
 
     def drive(self, fresh: np.ndarray, fit: np.ndarray, now: float) -> None:
         """Update the commands of all robots.
@@ -54,7 +54,7 @@ class Driving:
         obstructed = np.where(under_way, clear < share * length, np.isfinite(free))
         share = np.where(obstructed, np.clip(clear / length, 0.0, 1.0), share)
         # Who stands may only go back to its centre: where that is obstructed it stays.
-        in_the_way = self.docking.in_the_way(ends) | (obstructed & ~under_way)
+        in_the_way = self.docking_places.in_the_way(ends) | (obstructed & ~under_way)
         in_the_way |= robots.seen & self._disoriented(now)
         limits = robots.limits.copy()
         limits[robots.docking, 0] = np.minimum(limits[robots.docking, 0], DOCKING_SPEED)
@@ -69,7 +69,7 @@ class Driving:
         limited = (share * edges < np.minimum(edges, robots.progress + 0.1)) | in_the_way
         self.edges.note_failures(fit & robots.docked & ~limited, now)
         self.edges.turn_back(fit, limited, now)
-        self.docking.note_blocked(fit & obstructed, now)
+        self.docking_places.note_blocked(fit & obstructed, now)
         robots.commands[:] = limit(
             result.commands, robots.commands, robots.limits, period,
             ~fit | ~active | (obstructed & (free <= 0.0)),

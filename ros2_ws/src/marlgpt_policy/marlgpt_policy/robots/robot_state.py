@@ -1,4 +1,7 @@
-"""What the fleet knows of each robot: one array per quantity, one row per robot."""
+"""What the fleet knows of each robot: one array per quantity, one row per robot.
+
+Each array has one owner, the module that alone writes it; all others only read.
+"""
 
 from __future__ import annotations
 
@@ -9,42 +12,42 @@ from marlgpt_policy.robots.robot_config import RobotConfig
 
 NO_CELL = (-1, -1)
 
-PER_ROBOT: dict[str, tuple[object, type, int]] = {
-    # name: (value of a robot that has just joined, type, columns)
-    "poses": (np.nan, np.float64, 3),
-    "pose_time": (-np.inf, np.float64, 0),
-    "suspect": (np.nan, np.float64, 3),
-    "suspect_since": (np.nan, np.float64, 0),
-    "first_pose": (np.nan, np.float64, 0),
-    "driven": (0.0, np.float64, 3),
-    "removed": (False, np.bool_, 0),
-    "halted": (False, np.bool_, 0),
-    "docked": (False, np.bool_, 0),
-    "docking": (False, np.bool_, 0),
-    "dock_from": (np.nan, np.float64, 2),
-    "dock_blocked": (np.nan, np.float64, 0),
-    "cells": (-1, np.int64, 2),
-    "targets": (-1, np.int64, 2),
-    "next_targets": (-1, np.int64, 2),
-    "goals": (-1, np.int64, 2),
-    "move": (0, np.int8, 0),
-    "next_move": (0, np.int8, 0),
-    "progress": (1.0, np.float64, 0),
-    "returning": (False, np.bool_, 0),
-    "progress_time": (-np.inf, np.float64, 0),
-    "progress_then": (1.0, np.float64, 0),
-    "unfit_since": (np.nan, np.float64, 0),
-    "broken_until": (-np.inf, np.float64, 0),
-    "failures": (0, np.int64, 0),
-    "decided": (-np.inf, np.float64, 0),
-    "recorded": (-np.inf, np.float64, 0),
-    "history": (NO_ACTION, np.int8, HISTORY),
-    "waited": (0.0, np.float64, 0),
-    "commands": (0.0, np.float64, 3),
-    "rolling": (0.0, np.float64, 3),
-    "rest_at": (-np.inf, np.float64, 0),
-    "goals_reached": (0, np.int64, 0),
-    "vetoes": (0, np.int64, 0),
+PER_ROBOT: dict[str, tuple[object, type, int, str]] = {
+    # name: (value of a robot that has just joined, type, columns, module that alone writes it)
+    "poses": (np.nan, np.float64, 3, "localisation"),
+    "pose_time": (-np.inf, np.float64, 0, "localisation"),
+    "suspect": (np.nan, np.float64, 3, "localisation"),
+    "suspect_since": (np.nan, np.float64, 0, "localisation"),
+    "first_pose": (np.nan, np.float64, 0, "localisation"),
+    "driven": (0.0, np.float64, 3, "localisation"),
+    "removed": (False, np.bool_, 0, "fleet"),
+    "halted": (False, np.bool_, 0, "fleet"),
+    "docked": (False, np.bool_, 0, "docking"),
+    "docking": (False, np.bool_, 0, "docking"),
+    "dock_from": (np.nan, np.float64, 2, "docking"),
+    "dock_blocked": (np.nan, np.float64, 0, "docking"),
+    "cells": (-1, np.int64, 2, "edge_coupling"),
+    "targets": (-1, np.int64, 2, "edge_coupling"),
+    "next_targets": (-1, np.int64, 2, "edge_coupling"),
+    "goals": (-1, np.int64, 2, "fleet"),
+    "move": (0, np.int8, 0, "edge_coupling"),
+    "next_move": (0, np.int8, 0, "edge_coupling"),
+    "progress": (1.0, np.float64, 0, "edge_coupling"),
+    "returning": (False, np.bool_, 0, "edge_coupling"),
+    "progress_time": (-np.inf, np.float64, 0, "edge_coupling"),
+    "progress_then": (1.0, np.float64, 0, "edge_coupling"),
+    "unfit_since": (np.nan, np.float64, 0, "fleet"),
+    "broken_until": (-np.inf, np.float64, 0, "edge_coupling"),
+    "failures": (0, np.int64, 0, "edge_coupling"),
+    "decided": (-np.inf, np.float64, 0, "decider"),
+    "recorded": (-np.inf, np.float64, 0, "decider"),
+    "history": (NO_ACTION, np.int8, HISTORY, "decider"),
+    "waited": (0.0, np.float64, 0, "decider"),
+    "commands": (0.0, np.float64, 3, "driving"),
+    "rolling": (0.0, np.float64, 3, "driving"),
+    "rest_at": (-np.inf, np.float64, 0, "driving"),
+    "goals_reached": (0, np.int64, 0, "fleet"),
+    "vetoes": (0, np.int64, 0, "decider"),
 }
 
 
@@ -112,7 +115,7 @@ class Robots:
         self.detail: list[str] = []
         self.drive = np.zeros(0, dtype=np.int8)
         self.limits = np.zeros((0, 4))
-        for name, (_, kind, columns) in PER_ROBOT.items():
+        for name, (_, kind, columns, _) in PER_ROBOT.items():
             setattr(self, name, np.zeros((0, columns) if columns else 0, dtype=kind))
         self.grow(robots)
 
@@ -127,20 +130,16 @@ class Robots:
         self.detail += ["no pose received yet"] * len(robots)
         self.drive = np.append(self.drive, [robot.drive for robot in robots]).astype(np.int8)
         self.limits = np.vstack([self.limits, [robot.limits.as_row() for robot in robots]])
-        for name, (value, kind, columns) in PER_ROBOT.items():
+        for name, (value, kind, columns, _) in PER_ROBOT.items():
             rows = np.full((len(robots), columns) if columns else len(robots), value, dtype=kind)
             setattr(self, name, np.concatenate([getattr(self, name), rows]))
 
     def forget(self, robot: int) -> None:
         """Set everything about a robot back, but for its counts: as if it had just joined."""
-        for name, (value, _, _) in PER_ROBOT.items():
+        for name, (value, _, _, _) in PER_ROBOT.items():
             if name not in ("goals_reached", "vetoes"):
                 getattr(self, name)[robot] = value
         self.detail[robot] = "no pose received yet"
-
-    def forget_history(self, robot: int) -> None:
-        """A robot has made no moves yet."""
-        self.history[robot] = NO_ACTION
 
     @property
     def ends(self) -> np.ndarray:
