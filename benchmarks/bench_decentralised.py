@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from common import MODELS, finish, progress
 from marlgpt_policy.decentralised.peer_state import Rules
-from marlgpt_policy.decentralised.robot_controller import Lone, LoneConfig
+from marlgpt_policy.decentralised.robot_controller import ControllerConfig, RobotController
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.fleet.fleet_config import FleetConfig
@@ -82,9 +82,9 @@ def decentralised(scene: Scene, seconds: float, loss: float) -> tuple[int, float
     names = tuple(body.name for body in scene.bodies)
     rules = Rules(names, "warehouse", scene.grid.cell_size / LIMITS.max_speed)
     fleet = [
-        Lone(
+        RobotController(
             body, scene.grid, scene.policy, rules, 1,
-            LoneConfig(control_period=PERIOD, latency=LATENCY, seed=scene.seed + i), scene.distances,
+            ControllerConfig(control_period=PERIOD, latency=LATENCY, seed=scene.seed + i), scene.distances,
         )
         for i, body in enumerate(scene.bodies)
     ]  # fmt: skip

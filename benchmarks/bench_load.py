@@ -16,7 +16,7 @@ from common import finish, options, progress, timed
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training.collection.pogema_rollouts import collect_shard
 from marlgpt_training.dataloader.sample_stream import SampleStream
-from marlgpt_training.dataloader.sampling import Drawing, make_round
+from marlgpt_training.dataloader.sampling import SamplingConfig, make_round
 from marlgpt_training.model.losses import LossConfig, Objective
 from marlgpt_training.model.model import MarlGpt, preset
 
@@ -35,7 +35,10 @@ def main() -> int:
         paths = sorted(store.glob("*.parquet"))
         size = sum(path.stat().st_size for path in paths)
         rates = {}
-        for name, drawing in {"load": Drawing(), "load transitions": Drawing(transitions=True)}.items():
+        for name, drawing in {
+            "load": SamplingConfig(),
+            "load transitions": SamplingConfig(transitions=True),
+        }.items():
             progress(f"{name} ...")
             sizes = []
 

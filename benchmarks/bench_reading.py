@@ -18,7 +18,7 @@ from common import finish, options, progress
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS, POGEMA_LAYOUT
 from marlgpt_training.collection.pogema_rollouts import collect_shard
 from marlgpt_training.dataloader.sample_stream import SampleStream
-from marlgpt_training.dataloader.sampling import Drawing
+from marlgpt_training.dataloader.sampling import SamplingConfig
 from marlgpt_training.model.losses import LossConfig, Objective
 from marlgpt_training.model.model import Block, MarlGpt, ModelConfig, ScalarEmbedding
 from torch import nn
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 WIDTH, HEADS, SHARED, BATCH, CHUNKS = 64, 4, 1, 64, 4
 SECONDS = 10.0
-EVERYDAY, ROUND = Drawing(), Drawing(shards=1)
+EVERYDAY, ROUND = SamplingConfig(), SamplingConfig(shards=1)
 """The trainer's drawing, and the same work per sample in small rounds, so that a measurement covers whole ones."""
 
 
@@ -73,7 +73,12 @@ class OurLoop:
     """Optimiser steps of the trainer, data included; ``stream`` says where in its round of samples it is."""
 
     def __init__(
-        self, model: MarlGpt, store: Path, rate: float = 1e-4, warmup: int = 0, drawing: Drawing = EVERYDAY
+        self,
+        model: MarlGpt,
+        store: Path,
+        rate: float = 1e-4,
+        warmup: int = 0,
+        drawing: SamplingConfig = EVERYDAY,
     ) -> None:
         self.model, self.rate, self.warmup, self.steps = model.train(), rate, warmup, 0
         self.objective = Objective(model, LossConfig())

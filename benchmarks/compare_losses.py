@@ -21,7 +21,7 @@ from marlgpt_training.collection import dagger
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.dataloader.mixture import Mixture
 from marlgpt_training.dataloader.sample_stream import parse_mixture
-from marlgpt_training.dataloader.sampling import Drawing
+from marlgpt_training.dataloader.sampling import SamplingConfig
 from marlgpt_training.evaluation.intervals import wilson
 from marlgpt_training.model.checkpoint import torch_forward
 from marlgpt_training.model.losses import LossConfig
@@ -79,7 +79,7 @@ def trained(args: argparse.Namespace, loss: LossConfig, seed: int, out: Path) ->
     check(wanted)
     trainer = train.Trainer(share_out(wanted, world.size), world)
     # Cloning alone would draw labelled samples only, and so other ones than the critic's variants.
-    drawing = Drawing(transitions=True, gamma=loss.gamma, td_steps=TD_STEPS)
+    drawing = SamplingConfig(transitions=True, gamma=loss.gamma, td_steps=TD_STEPS)
     trainer.mixture = Mixture(parse_mixture(args.store), out, 0.0, args.batch, [0], seed, drawing)
     for _ in tqdm(range(args.steps), unit="step", mininterval=5):
         trainer.update(trainer.batch())

@@ -17,7 +17,7 @@ import numpy as np
 from common import finish
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.evaluation import evaluate
-from marlgpt_training.evaluation.finished_episodes import Journal
+from marlgpt_training.evaluation.finished_episodes import FinishedEpisodes
 from marlgpt_training.evaluation.instances import agent_counts, instances
 from marlgpt_training.evaluation.intervals import ratio_interval
 from marlgpt_training.evaluation.players import contestants
@@ -57,7 +57,7 @@ def compared(args: argparse.Namespace, family: str) -> dict:
         settings = evaluate.Args(
             maps=family, count=args.count, agents=args.agents, seeds=args.seeds, steps=STEPS
         )
-        journal = Journal(partial(args, family), evaluate.protocol(settings, who, played, []))
+        journal = FinishedEpisodes(partial(args, family), evaluate.protocol(settings, who, played, []))
         with contextlib.closing(journal):
             results = evaluate.play_all(who, played, args.workers, journal)
     else:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training.dataloader.episode_unrolling import unroll
-from marlgpt_training.evaluation.finished_episodes import Journal
+from marlgpt_training.evaluation.finished_episodes import FinishedEpisodes
 from marlgpt_training.evaluation.map_files import read_maps
 from marlgpt_training.experts import smax_net
 from marlgpt_training.model.checkpoint import (
@@ -377,7 +377,7 @@ def test_logs_and_journals(tmp_path, lines, head):
     path.write_bytes(lines)
     attempt(lambda folder: curve.read([folder], 0), tmp_path, ValueError)
     path.write_bytes((b'{"format": 1}\n' if head else b"") + lines)
-    journal = attempt(lambda path: Journal(path, {}), path, ValueError)
+    journal = attempt(lambda path: FinishedEpisodes(path, {}), path, ValueError)
     if journal is not None:
         journal.add("again", {})
         journal.close()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.decentralised.peer_state import Rules, State
-from marlgpt_policy.decentralised.robot_controller import Lone, LoneConfig
+from marlgpt_policy.decentralised.robot_controller import ControllerConfig, RobotController
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.goal_cell import GoalError
 from marlgpt_policy.grid.nav_grid import build_grid
@@ -61,9 +61,9 @@ class Sim:
 
     def robot(self, i, incarnation):
         body = RobotConfig(self.names[i], RADIUS, self.drive, LIMITS)
-        config = LoneConfig(control_period=PERIOD, seed=self.seed + i)
+        config = ControllerConfig(control_period=PERIOD, seed=self.seed + i)
         distances = DistanceField(self.map)
-        return Lone(body, self.grid, self.policy, self.rules, incarnation, config, distances)
+        return RobotController(body, self.grid, self.policy, self.rules, incarnation, config, distances)
 
     def go(self, i, cell):
         self.robots[i].set_goal(*self.grid.centre(np.array(cell)), self.time)
@@ -279,9 +279,9 @@ def test_what_cannot_be_used_is_refused():
     with pytest.raises(ValueError, match="holds no cell"):
         robot.receive(State("r1", 1, 1, 0.0, 1, "k", ()))
     with pytest.raises(ValueError, match="not among the robots"):
-        Lone(RobotConfig("x", RADIUS), sim.grid, Stub(), sim.rules, 1)
+        RobotController(RobotConfig("x", RADIUS), sim.grid, Stub(), sim.rules, 1)
     with pytest.raises(ValueError, match="need cells"):
-        Lone(RobotConfig("r0", 0.5), sim.grid, Stub(), sim.rules, 1)
+        RobotController(RobotConfig("r0", 0.5), sim.grid, Stub(), sim.rules, 1)
 
 
 def test_a_broken_policy_is_reported():

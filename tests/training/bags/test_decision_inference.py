@@ -8,7 +8,7 @@ from marlgpt_training.bags.bag_reader import Decoder, open_bag, records
 from marlgpt_training.bags.decisions import DecisionEpisodes, grid_of
 from marlgpt_training.dataloader.episode_unrolling import unroll
 from marlgpt_training.dataloader.samples import expand
-from marlgpt_training.dataloader.sampling import Drawing, episode_samples
+from marlgpt_training.dataloader.sampling import SamplingConfig, episode_samples
 from marlgpt_training.store.shards import encode_shard, read_shard, write_shard
 
 pytest.importorskip("rclpy")
@@ -154,7 +154,7 @@ def test_batches_hold_the_live_tokens(tmp_path):
             live.setdefault(key, set()).add(int(decision.executed[i]))
     drawn = 0
     for transitions in (False, True):
-        drawing = Drawing(per_episode=100_000, transitions=transitions, td_steps=2)
+        drawing = SamplingConfig(per_episode=100_000, transitions=transitions, td_steps=2)
         for episode in episodes:
             for samples in episode_samples(episode, np.random.default_rng(0), drawing):
                 for packed, masks in (

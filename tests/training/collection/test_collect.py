@@ -7,7 +7,7 @@ from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.policy.onnx_policy import choose_from_logits
 from marlgpt_training.collection.collect import Args, main
 from marlgpt_training.collection.pogema_rollouts import FAMILY_WEIGHTS, Rollout, collect_shard, draw_scenario
-from marlgpt_training.dataloader.episode_unrolling import Replay
+from marlgpt_training.dataloader.episode_unrolling import UnrolledEpisode
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.model.checkpoint import torch_forward
 from marlgpt_training.seeds import HELD_OUT
@@ -24,7 +24,7 @@ def test_expert_drives_and_labels_its_own_moves(tmp_path, expert):
         np.testing.assert_array_equal(episode.actions, episode.labels)
         assert episode.source == expert and episode.scenario in FAMILY_WEIGHTS
         assert len(episode.actions) == 24 or episode.ended
-        replay = Replay(episode)
+        replay = UnrolledEpisode(episode)
         arrived = (replay.cells[1:] == replay.goals[:-1]).all(axis=2)
         np.testing.assert_array_equal(episode.rewards, arrived)
         assert episode.ended == (not episode.spec["lifelong"] and bool(arrived[-1].all()))
@@ -40,7 +40,7 @@ def test_random_student_drives_and_the_expert_labels(tmp_path, small_model):
     assert 0.1 < agreement < 0.6  # a random student does not drive like the expert
     for episode in found:
         assert (episode.labels >= 0).all()
-        replay = Replay(episode)  # what is stored are executed moves, which can be replayed
+        replay = UnrolledEpisode(episode)  # what is stored are executed moves, which can be replayed
         for cells, label in zip(replay.cells, episode.labels, strict=False):
             target = cells + pogema.MOVES[label]
             assert len(np.unique(target, axis=0)) == len(target), "labels of the expert collide"

@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-from marlgpt_training.dataloader.episode_unrolling import Replay, transition
+from marlgpt_training.dataloader.episode_unrolling import UnrolledEpisode, transition
 from marlgpt_training.store.shards import StoreError, read_shard
 
 
 def test_replay_of_some_agents_picks_their_rows(shard):
-    replay = Replay(read_shard(shard)[0])
+    replay = UnrolledEpisode(read_shard(shard)[0])
     which = np.array([2, 0])
     for part, whole in zip(replay.encode(3, which), replay.encode(3), strict=True):
         np.testing.assert_array_equal(part, whole[which])
@@ -19,7 +19,7 @@ def test_replay_refuses_moves_into_walls_and_out_of_the_map(shard):
     episode = read_shard(shard)[0]
     episode.actions = np.ones_like(episode.actions)  # everybody up, for ever
     with pytest.raises(StoreError, match="leave its free cells"):
-        Replay(episode)
+        UnrolledEpisode(episode)
 
 
 def test_replay_refuses_a_goal_in_a_wall(shard):
@@ -28,7 +28,7 @@ def test_replay_refuses_a_goal_in_a_wall(shard):
     events[0, 2:] = np.argwhere(~episode.free)[0]
     episode.goal_events = events
     with pytest.raises(StoreError, match="goal"):
-        Replay(episode)
+        UnrolledEpisode(episode)
 
 
 def one_shot(shard, ended):
@@ -38,19 +38,19 @@ def one_shot(shard, ended):
 
 def test_lifelong_rewards_are_the_stored_ones(shard):
     episode = next(e for e in read_shard(shard) if e.spec["lifelong"])
-    np.testing.assert_array_equal(Replay(episode).rewards(0.9), episode.rewards.astype(np.float32))
+    np.testing.assert_array_equal(UnrolledEpisode(episode).rewards(0.9), episode.rewards.astype(np.float32))
 
 
 def test_resting_at_the_goal_for_ever_is_worth_one(shard):
     gamma = 0.9
-    rewards = Replay(one_shot(shard, ended=True)).rewards(gamma)
+    rewards = UnrolledEpisode(one_shot(shard, ended=True)).rewards(gamma)
     total = (gamma ** np.arange(len(rewards))[:, None] * rewards).sum(axis=0)
     np.testing.assert_allclose(total, 1.0, rtol=1e-5)
 
 
 def test_transitions_end_with_the_episode_and_go_on_after_a_step_limit(shard):
     for ended in (True, False):
-        replay = Replay(one_shot(shard, ended))
+        replay = UnrolledEpisode(one_shot(shard, ended))
         rewards, which = replay.rewards(0.5), np.array([1, 0])
         steps = len(rewards)
         total, bootstrap, last = transition(replay.episode, rewards, steps - 2, which, 3, 0.5)

@@ -13,7 +13,7 @@ from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_training.dataloader.mixture import Mixture, by_layout, dagger_folder, sizes
 from marlgpt_training.dataloader.sample_stream import SampleStream, parse_mixture
 from marlgpt_training.dataloader.samples import Samples
-from marlgpt_training.dataloader.sampling import Drawing
+from marlgpt_training.dataloader.sampling import SamplingConfig
 from marlgpt_training.model.checkpoint import load_checkpoint
 from marlgpt_training.model.losses import LossConfig
 from marlgpt_training.store.shards import StoreError, read_shard, write_shard
@@ -96,7 +96,7 @@ def same(one, two):
 
 def mixture(stores, entries, size=16, parts=(0, 1), share=0.5, **options):
     sources = parse_mixture([f"{stores}/{entry}" for entry in entries])
-    return Mixture(sources, stores / "run", share, size, list(parts), 3, Drawing(**options))
+    return Mixture(sources, stores / "run", share, size, list(parts), 3, SamplingConfig(**options))
 
 
 def test_a_batch_has_the_share_of_every_layout_from_streams_of_its_own(stores):
@@ -204,7 +204,7 @@ def test_too_small_a_batch_for_the_layouts(run):
 
 def test_samples_of_games_survive_compression(frame_episode, tmp_path):
     write_shard(tmp_path / "a.parquet", [frame_episode("grf-1")])
-    found = SampleStream(tmp_path, 0, drawing=Drawing(transitions=True)).next(8)
+    found = SampleStream(tmp_path, 0, drawing=SamplingConfig(transitions=True)).next(8)
     assert isinstance(found, Samples) and found.packed.dtype == np.float16 and found.layout == "grf-1"
     tensors = found.tensors("cpu")
     assert tensors["values"].shape == (8, 691) and tensors["values"].isfinite().all()

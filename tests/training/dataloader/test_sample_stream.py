@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders import pogema
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
-from marlgpt_training.dataloader.episode_unrolling import Replay
+from marlgpt_training.dataloader.episode_unrolling import UnrolledEpisode
 from marlgpt_training.dataloader.sample_stream import SampleStream, Source, parse_mixture
 from marlgpt_training.dataloader.samples import Samples, compress, expand
-from marlgpt_training.dataloader.sampling import Drawing
+from marlgpt_training.dataloader.sampling import SamplingConfig
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.environments.grid_env import GridEnv
 from marlgpt_training.store.grid_episode import Episode
@@ -46,7 +46,7 @@ def test_replay_equals_the_live_environment_bit_for_bit(tmp_path_factory, seed, 
     episode, seen = record(env, 25, np.random.default_rng(seed))
     path = tmp_path_factory.mktemp("replay") / "a.parquet"
     write_shard(path, [episode])
-    replay = Replay(read_shard(path)[0])
+    replay = UnrolledEpisode(read_shard(path)[0])
     for step, live in enumerate(seen):
         for name, a, b in zip(("values", "valid", "mask"), live, replay.encode(step), strict=True):
             assert a.dtype == b.dtype and np.array_equal(a, b), f"{name} differ at step {step}"
@@ -64,7 +64,7 @@ def equal(one: Samples, two: Samples) -> bool:
 def test_samples_are_the_observations_and_labels_of_the_store(shard):
     known = {}
     for episode in read_shard(shard):
-        replay = Replay(episode)
+        replay = UnrolledEpisode(episode)
         for step in range(len(episode.actions)):
             values, valid, mask = replay.encode(step)
             for row, label, allowed in zip(
@@ -85,7 +85,7 @@ def test_transitions_are_those_of_the_store(shard, ahead):
     gamma = 0.9
     known = {}
     for episode in read_shard(shard):
-        replay = Replay(episode)
+        replay = UnrolledEpisode(episode)
         rewards = replay.rewards(gamma)
         for step in range(len(episode.actions)):
             last = min(step + ahead, len(episode.actions))
@@ -100,7 +100,7 @@ def test_transitions_are_those_of_the_store(shard, ahead):
                     0.0 if over else gamma ** (last - step),
                 )
                 known.setdefault(packed[k].tobytes(), set()).add((*entry, following[k].tobytes()))
-    drawing = Drawing(transitions=True, gamma=gamma, td_steps=ahead)
+    drawing = SamplingConfig(transitions=True, gamma=gamma, td_steps=ahead)
     found = SampleStream(shard.parent, 0, drawing=drawing).next(200)
     assert found.rewards.dtype == found.bootstraps.dtype == np.float32
     for k in range(200):
@@ -113,7 +113,7 @@ def test_transitions_are_those_of_the_store(shard, ahead):
 
 
 def test_tensors_are_the_encoders_arrays(shard):
-    found = SampleStream(shard.parent, 0, drawing=Drawing(transitions=True)).next(16)
+    found = SampleStream(shard.parent, 0, drawing=SamplingConfig(transitions=True)).next(16)
     tensors = found.tensors("cpu")
     values, valid = expand(found.packed)
     np.testing.assert_array_equal(tensors["values"].numpy(), values)
@@ -130,7 +130,7 @@ def test_unlabelled_steps_are_left_out_for_cloning_and_kept_for_the_critic(shard
         episode.labels[:, 1:] = -1
     write_shard(tmp_path / "a.parquet", some)
     assert (SampleStream(tmp_path, 0).next(50).labels >= 0).all()
-    labels = SampleStream(tmp_path, 0, drawing=Drawing(transitions=True)).next(200).labels
+    labels = SampleStream(tmp_path, 0, drawing=SamplingConfig(transitions=True)).next(200).labels
     assert (labels == -1).any() and (labels >= 0).any()
 
 
@@ -146,7 +146,7 @@ def test_a_seed_and_a_number_give_a_stream(shard):
 @given(before=st.integers(0, 9), size=st.sampled_from([7, 64, 900]), ahead=st.sampled_from([0, 1, 2]))
 @settings(max_examples=12, deadline=None)
 def test_a_restored_stream_goes_on_exactly(shard, before, size, ahead):
-    drawing = Drawing(shards=2, per_episode=24)
+    drawing = SamplingConfig(shards=2, per_episode=24)
     with ThreadPoolExecutor(2) as pool:
         options = {"drawing": drawing, "executor": pool if ahead else None, "ahead": ahead}
         stream = SampleStream(shard.parent, 5, **options)
@@ -283,8 +283,8 @@ def test_a_store_without_labels_is_no_endless_search(shard, tmp_path):
     episode.labels = np.full_like(episode.labels, -1)
     write_shard(tmp_path / "bag.parquet", [episode])
     with pytest.raises(StoreError, match="no usable sample in 50 rounds; imitation needs"):
-        SampleStream(tmp_path, 0, drawing=Drawing(shards=1)).next(8)
-    assert len(SampleStream(tmp_path, 0, drawing=Drawing(transitions=True)).next(8)) == 8
+        SampleStream(tmp_path, 0, drawing=SamplingConfig(shards=1)).next(8)
+    assert len(SampleStream(tmp_path, 0, drawing=SamplingConfig(transitions=True)).next(8)) == 8
 
 
 class Dying(ThreadPoolExecutor):
@@ -303,5 +303,5 @@ def test_killed_loaders_are_reported(shard):
 
 def test_a_store_smaller_than_a_batch_repeats_its_samples(shard, tmp_path):
     write_shard(tmp_path / "a.parquet", read_shard(shard)[:1])
-    drawing = Drawing(shards=1, per_episode=8)
+    drawing = SamplingConfig(shards=1, per_episode=8)
     assert len(SampleStream(tmp_path, 0, drawing=drawing).next(300)) == 300

@@ -8,7 +8,7 @@ from marlgpt_policy.encoders import pogema as encoder
 from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.grid.moves import HISTORY
 from marlgpt_training.collection import game_rollouts as games
-from marlgpt_training.dataloader.episode_unrolling import Replay
+from marlgpt_training.dataloader.episode_unrolling import UnrolledEpisode
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.environments.base import History, MissingExtra, NoSnapshot, make
 from marlgpt_training.environments.grid_env import edges
@@ -89,7 +89,7 @@ def test_rewards_are_the_replays(scenario):
         "lns", scenario, 11, {"lifelong": env.lifelong},
     )  # fmt: skip
     rewards = np.array([step.rewards for step in steps])
-    assert rewards == pytest.approx(Replay(episode).rewards(0.95))
+    assert rewards == pytest.approx(UnrolledEpisode(episode).rewards(0.95))
     assert steps[-1].ended == (not env.lifelong) and steps[-1].cut == env.lifelong
     if not env.lifelong:
         worth = (0.95 ** np.arange(len(steps)) @ rewards).max()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT as LAYOUT
 from marlgpt_training.dataloader.sample_stream import SampleStream
-from marlgpt_training.dataloader.sampling import Drawing
+from marlgpt_training.dataloader.sampling import SamplingConfig
 from marlgpt_training.model import losses
 from marlgpt_training.model.losses import LossConfig, Objective
 from marlgpt_training.model.model import MASKED, MarlGpt, ModelConfig
@@ -142,7 +142,7 @@ def test_impossible_settings_are_refused(change, message):
 
 @pytest.fixture(scope="module")
 def batch(shard):
-    drawing = Drawing(transitions=True, td_steps=2)
+    drawing = SamplingConfig(transitions=True, td_steps=2)
     return SampleStream(shard.parent, 0, drawing=drawing).next(48)
 
 

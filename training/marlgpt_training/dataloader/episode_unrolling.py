@@ -17,11 +17,11 @@ from marlgpt_training.store.grid_episode import Episode
 from marlgpt_training.store.shards import StoreError
 
 
-def unroll(episode: Episode | FrameEpisode | FleetEpisode) -> Replay | FrameReplay | FleetReplay:
+def unroll(episode: Episode | FrameEpisode | FleetEpisode) -> UnrolledEpisode | FrameReplay | FleetReplay:
     """The replay of an episode of any kind; ``StoreError`` if it cannot have happened."""
     if isinstance(episode, FleetEpisode):
         return FleetReplay(episode)
-    return Replay(episode) if isinstance(episode, Episode) else FrameReplay(episode)
+    return UnrolledEpisode(episode) if isinstance(episode, Episode) else FrameReplay(episode)
 
 
 def transition(
@@ -80,7 +80,7 @@ class FrameReplay:
         return self.episode.rewards.astype(np.float32)
 
 
-class Replay:
+class UnrolledEpisode:
     """Positions, goals and histories of every step of one POGEMA episode."""
 
     def __init__(self, episode: Episode) -> None:

@@ -15,7 +15,7 @@ from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT, LayoutError, Tok
 
 from marlgpt_training.dataloader.sample_stream import SampleStream, Source
 from marlgpt_training.dataloader.samples import Samples
-from marlgpt_training.dataloader.sampling import Drawing
+from marlgpt_training.dataloader.sampling import SamplingConfig
 from marlgpt_training.store.sample_shards import shard_layout
 from marlgpt_training.store.shards import StoreError, shards
 
@@ -85,7 +85,7 @@ class Mixture:
         part_size: int,
         parts: list[int],
         seed: int,
-        drawing: Drawing,
+        drawing: SamplingConfig,
         executor: Executor | None = None,
         ahead: int = 1,
     ) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from marlgpt_training.dataloader.samples import Samples
-from marlgpt_training.dataloader.sampling import Drawing, make_round
+from marlgpt_training.dataloader.sampling import SamplingConfig, make_round
 from marlgpt_training.store.shards import StoreError, shards
 
 MOST_EMPTY_ROUNDS = 50
@@ -64,7 +64,7 @@ class SampleStream:
         sources: list[Source] | str | Path,
         seed: int,
         number: int = 0,
-        drawing: Drawing = Drawing(),  # noqa: B008 (frozen)
+        drawing: SamplingConfig = SamplingConfig(),  # noqa: B008 (frozen)
         executor: Executor | None = None,
         ahead: int = 1,
     ) -> None:

@@ -19,7 +19,7 @@ from marlgpt_training.store.shards import StoreError, read_shard
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SamplingConfig:
     """How samples are drawn from shards."""
 
     shards: int = 6
@@ -39,7 +39,7 @@ class Drawing:
 
 
 def episode_samples(
-    episode: Episode | FrameEpisode | FleetEpisode, rng: np.random.Generator, drawing: Drawing
+    episode: Episode | FrameEpisode | FleetEpisode, rng: np.random.Generator, drawing: SamplingConfig
 ) -> Iterator[Samples]:
     """Samples of random agents at random steps of ``episode``; unlabelled ones only for the critic."""
     if isinstance(episode, FleetEpisode):
@@ -77,7 +77,9 @@ def episode_samples(
         yield found
 
 
-def fleet_samples(episode: FleetEpisode, rng: np.random.Generator, drawing: Drawing) -> Iterator[Samples]:
+def fleet_samples(
+    episode: FleetEpisode, rng: np.random.Generator, drawing: SamplingConfig
+) -> Iterator[Samples]:
     """Samples of random decisions of a driving fleet; few robots decide at once, so more decisions are drawn."""
     replay = unroll(episode)
     left = drawing.per_episode
@@ -118,7 +120,7 @@ def _narrow(mask: np.ndarray, episode: Episode | FrameEpisode) -> np.ndarray:
     return mask[:, :5] if isinstance(episode, Episode) else mask
 
 
-def shard_samples(path: Path, rng: np.random.Generator, drawing: Drawing) -> Iterator[Samples]:
+def shard_samples(path: Path, rng: np.random.Generator, drawing: SamplingConfig) -> Iterator[Samples]:
     """Samples of one shard, of episodes or of single observations.
 
     Raises:
@@ -138,7 +140,7 @@ def shard_samples(path: Path, rng: np.random.Generator, drawing: Drawing) -> Ite
 
 
 def make_round(
-    paths: list[Path], seed: tuple[int, ...], drawing: Drawing
+    paths: list[Path], seed: tuple[int, ...], drawing: SamplingConfig
 ) -> tuple[Samples | None, dict[Path, str]]:
     """Shuffled samples of ``paths`` (None if none is readable), and why shards could not be read."""
     rng = np.random.default_rng(seed)

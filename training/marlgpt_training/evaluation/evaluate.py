@@ -16,7 +16,7 @@ from marlgpt_training.collection import job_pool as pool
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.evaluation import games, plots
 from marlgpt_training.evaluation.episode import RADIUS, play_in_worker
-from marlgpt_training.evaluation.finished_episodes import Journal
+from marlgpt_training.evaluation.finished_episodes import FinishedEpisodes
 from marlgpt_training.evaluation.instances import GENERATED, Instance, agent_counts, instances
 from marlgpt_training.evaluation.players import BASELINES, Contestant, contestants
 from marlgpt_training.evaluation.report import normalised_table, summarise, table
@@ -144,7 +144,7 @@ def episodes(
 
 
 def play_all(
-    who: list[Contestant], played: list[Instance], workers: int, journal: Journal | None
+    who: list[Contestant], played: list[Instance], workers: int, journal: FinishedEpisodes | None
 ) -> dict[tuple[str, str], dict]:
     """Metrics by (label, instance key); what the journal holds is not played again."""
     done = journal.done if journal else {}
@@ -179,7 +179,11 @@ def main(args: Args) -> int:
     if left_out:
         print(f"left out for want of room: {len(left_out)} of the maps and agent counts, e.g. {left_out[0]}")
     settings = protocol(args, who, played, left_out)
-    journal = Journal(args.json.with_name(args.json.name + ".partial.jsonl"), settings) if args.json else None
+    journal = (
+        FinishedEpisodes(args.json.with_name(args.json.name + ".partial.jsonl"), settings)
+        if args.json
+        else None
+    )
     try:
         results = play_all(who, played, args.workers, journal)
     except KeyboardInterrupt:

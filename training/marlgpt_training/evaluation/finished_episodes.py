@@ -9,7 +9,7 @@ from pathlib import Path
 FORMAT = 1
 
 
-class Journal:
+class FinishedEpisodes:
     """A JSON-lines file: the settings first, then one finished episode a line."""
 
     def __init__(self, path: Path, settings: dict) -> None:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from marlgpt_training.collection import game_rollouts as games
 from marlgpt_training.collection import job_pool as pool
-from marlgpt_training.evaluation.finished_episodes import Journal
+from marlgpt_training.evaluation.finished_episodes import FinishedEpisodes
 from marlgpt_training.evaluation.intervals import wilson
 from marlgpt_training.evaluation.players import SWITCHES
 from marlgpt_training.model.checkpoint import load_checkpoint, torch_forward
@@ -155,7 +155,12 @@ def _protocol(game: str, who: list[Contestant], episodes: int, unseen: bool) -> 
 
 
 def play_all(
-    game: str, who: list[Contestant], seeds: list[int], unseen: bool, workers: int, journal: Journal | None
+    game: str,
+    who: list[Contestant],
+    seeds: list[int],
+    unseen: bool,
+    workers: int,
+    journal: FinishedEpisodes | None,
 ) -> dict[str, dict]:
     """Metrics by ``LABEL|SEED``; what the journal holds is not played again.
 
@@ -204,7 +209,7 @@ def evaluate(
     for name in {one.name for one in who if one.name.endswith(FILES)}:
         forward_of(name, game, unseen)
     protocol = _protocol(game, who, episodes, unseen)
-    journal = Journal(out.with_name(out.name + ".partial.jsonl"), protocol) if out else None
+    journal = FinishedEpisodes(out.with_name(out.name + ".partial.jsonl"), protocol) if out else None
     seeds = [EVALUATION + k for k in range(episodes)]
     try:
         done = play_all(game, who, seeds, unseen, workers, journal)

@@ -21,7 +21,7 @@ from marlgpt_sim.runs.output_folder import check_output_file
 
 from marlgpt_training.dataloader.sample_stream import SampleStream
 from marlgpt_training.dataloader.samples import Samples, compress, expand
-from marlgpt_training.dataloader.sampling import Drawing
+from marlgpt_training.dataloader.sampling import SamplingConfig
 from marlgpt_training.export.quantisation import (
     MAX_AGREEMENT_LOSS,
     PRECISIONS,
@@ -146,7 +146,7 @@ def observations(
         StoreError: No shard of this layout is readable.
     """
     if holds(store, layout):
-        stream, found = SampleStream(store, 0, drawing=Drawing(layout=layout.name)), []
+        stream, found = SampleStream(store, 0, drawing=SamplingConfig(layout=layout.name)), []
         while sum(map(len, found)) < count:
             found.append(stream.next(min(1000, count)))
         together = Samples.concatenate(found)

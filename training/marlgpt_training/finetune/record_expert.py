@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.encoders.token_layout import MAX_ACTIONS
-from marlgpt_policy.fleet.decider import Decider
-from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.fleet.fleet_config import FleetConfig
+from marlgpt_policy.fleet.planners.planner import Proposal
+from marlgpt_policy.fleet.snapshot import Snapshot
 from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.grid.nav_grid import build_grid
 from marlgpt_policy.grid.occupancy_map import OccupancyMap, load_map_yaml
-from marlgpt_policy.policy.onnx_policy import PolicyOutput
 from marlgpt_policy.robots.robot_config import MotionLimits
 from marlgpt_sim.bags.bag_types import TopicSpec
 from marlgpt_sim.bags.bag_writer import BagWriter
@@ -65,42 +64,30 @@ def bar_interval() -> float:
     return 0.2 if sys.stderr.isatty() else 30.0
 
 
-class ExpertPolicy:
-    """The expert in the place of a policy: its joint move as logits. ``members`` says whose rows are asked for."""
+class ExpertPlanner:
+    """The expert as a planner of a fleet: it plans for all robots from where they are, and looks at no observations."""
 
     name, provider, sha256 = "lns expert", "search", ""
+    resolves_deadlocks = True  # an expert that lets robots wait knows why
 
     def __init__(self, allowed: np.ndarray, robots: int, seed: int) -> None:
         """``allowed`` bool[R, C, 5] are the moves that the expert uses."""
-        self.fleet: Fleet | None = None
-        self.members = np.arange(robots)
         self._costs = CostToGo(allowed, capacity=4096)
         self._expert = LnsExpert(allowed, robots, window=window_of("warehouse"), seed=seed)
 
-    def __call__(self, values: np.ndarray, valid: np.ndarray, action_mask: np.ndarray) -> PolicyOutput:
-        """The moves of ``members``, from where all robots are; what they observe is not looked at."""
-        cells, goals = self.fleet.ends, self.fleet.goals
-        goals = np.where(goals[:, :1] >= 0, goals, cells)
-        moves = self._expert.act(cells, goals, self._costs.fields(goals), np.arange(len(cells)))
-        chosen = moves[self.members].astype(np.int64)
-        rows = np.arange(len(chosen))
-        logits = np.where(action_mask, 0.0, -1e9).astype(np.float32)
-        logits[rows, np.where(action_mask[rows, chosen], chosen, 0)] = CERTAIN
+    def propose(self, snapshot: Snapshot, random: np.random.Generator) -> Proposal:
+        """The expert's moves of the robots that decide; it plans for all, each time anew."""
+        goals = snapshot.goals
+        plan = self._expert.act(snapshot.cells, goals, self._costs.fields(goals), np.arange(len(goals)))
+        mask, rows = snapshot.mask, np.arange(len(snapshot.which))
+        chosen = plan[snapshot.which].astype(np.int64)
+        chosen = np.where(mask[rows, chosen], chosen, 0)
+        logits = np.where(mask, 0.0, -1e9).astype(np.float32)
+        logits[rows, chosen] = CERTAIN
         shown = np.exp(logits[:, :5] - logits[:, :5].max(axis=1, keepdims=True))
-        zeros = np.zeros((len(rows), MAX_ACTIONS), dtype=np.float32)
-        return PolicyOutput(logits, zeros, (shown / shown.sum(axis=1, keepdims=True)).astype(np.float32))
-
-
-class _ExpertDecider(Decider):
-    """Tells the expert whose moves are wanted, just before it is asked, and leaves it alone: no remedies."""
-
-    def decide(self, *arguments):
-        self.patience.idle[:] = 0.0  # an expert that lets robots wait knows why
-        return super().decide(*arguments)
-
-    def _clear_way(self, members: np.ndarray, anchors: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        self.policy.members = members
-        return super()._clear_way(members, anchors, mask)
+        probabilities = (shown / shown.sum(axis=1, keepdims=True)).astype(np.float32)
+        values = np.zeros((len(rows), MAX_ACTIONS), dtype=np.float32)
+        return Proposal(chosen.astype(np.int8), logits, probabilities, values)
 
 
 def expert_loop(
@@ -111,14 +98,8 @@ def expert_loop(
     ``places`` int[k, 2] are the cells of starts and goals, all connected ones if None.
     """
     grid = build_grid(map, radius)
-    policy = ExpertPolicy(grid.moves if rule is None else rule(grid), robots, seed)
-    loop = ClosedLoop(map, robots, policy, LOCKSTEP, radius, FAST, seed=seed, places=places)
-    fleet = policy.fleet = loop.fleet
-    fleet.decider = _ExpertDecider(
-        fleet, fleet.grid, fleet.costs, fleet.reservations, policy, LOCKSTEP.temperature, fleet.random,
-        fleet.step_time,
-    )  # fmt: skip
-    return loop
+    planner = ExpertPlanner(grid.moves if rule is None else rule(grid), robots, seed)
+    return ClosedLoop(map, robots, planner, LOCKSTEP, radius, FAST, seed=seed, places=places)
 
 
 class SessionWriter:

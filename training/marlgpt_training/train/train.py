@@ -20,7 +20,7 @@ from marlgpt_training.collection import dagger
 from marlgpt_training.dataloader.mixture import Mixture
 from marlgpt_training.dataloader.sample_stream import parse_mixture
 from marlgpt_training.dataloader.samples import Samples
-from marlgpt_training.dataloader.sampling import Drawing
+from marlgpt_training.dataloader.sampling import SamplingConfig
 from marlgpt_training.model.checkpoint import load_checkpoint, save_checkpoint
 from marlgpt_training.model.losses import TERMS, Objective
 from marlgpt_training.model.model import ENVIRONMENTS, MarlGpt, preset
@@ -79,7 +79,7 @@ class Trainer:
     def _mixture(self) -> Mixture:
         """This process's share of the batch's streams."""
         args, loss = self.args, self.args.loss
-        drawing = Drawing(transitions=loss.uses_critic, gamma=loss.gamma, td_steps=loss.td_steps)
+        drawing = SamplingConfig(transitions=loss.uses_critic, gamma=loss.gamma, td_steps=loss.td_steps)
         own = [part for part in range(args.parts) if part % self.world.size == self.world.rank]
         return Mixture(
             parse_mixture(args.store), args.out, args.dagger_share, args.batch // args.parts, own, args.seed,

@@ -17,7 +17,7 @@ from marlgpt_policy.policy.onnx_policy import OnnxPolicy, choose
 STAY = 0
 
 
-class Choice:
+class MoveChoice:
     """Ranks one robot's moves and picks the one to ask for.
 
     A robot asks for a cell that another one holds only if that one is about to leave it or has to make way: of two

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from marlgpt_policy.decentralised.cell_protocol import Peers
-from marlgpt_policy.decentralised.move_choice import STAY, Choice
+from marlgpt_policy.decentralised.move_choice import STAY, MoveChoice
 from marlgpt_policy.decentralised.peer_state import Rules, Shown, State
 from marlgpt_policy.grid.cost_to_go import CostToGo
 from marlgpt_policy.grid.distance_field import DistanceField
@@ -39,7 +39,7 @@ REMEMBER_WAIT = 0.5
 
 
 @dataclass(frozen=True)
-class LoneConfig:
+class ControllerConfig:
     """Timing and choices of one robot; the values mean what they mean in ``FleetConfig``.
 
     Attributes:
@@ -74,7 +74,7 @@ class LoneConfig:
 
 
 @dataclass(frozen=True)
-class LoneTick:
+class ControllerTick:
     """Result of one control period.
 
     Attributes:
@@ -88,7 +88,7 @@ class LoneTick:
     reached: bool
 
 
-class Lone:
+class RobotController:
     """Everything one robot knows between ticks."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Lone:
         policy: OnnxPolicy,
         rules: Rules,
         incarnation: int,
-        config: LoneConfig | None = None,
+        config: ControllerConfig | None = None,
         distances: DistanceField | None = None,
         absent: tuple[str, ...] = (),
     ) -> None:
@@ -117,7 +117,7 @@ class Lone:
         Raises:
             ValueError: A robot too large for the cells, too fast for the rules, or not among the members.
         """
-        config = config or LoneConfig()
+        config = config or ControllerConfig()
         # Edges without a common cell are a cell apart; each of two robots may be beside its own by all of these.
         errors = 2 * (config.arrive_tolerance + config.pose_error + TRACKING_ERROR)
         if grid.cell_size < 2 * robot.radius + max(DOCKING_GAP, errors):
@@ -131,7 +131,7 @@ class Lone:
         self.distances = distances
         self.incarnation = incarnation
         self.peers = Peers(robot.name, rules, incarnation, absent)
-        self.choice = Choice(
+        self.choice = MoveChoice(
             self.peers, grid, policy, CostToGo(grid.moves), self.config.temperature, self.config.seed
         )
         self.pose: np.ndarray | None = None
@@ -210,7 +210,7 @@ class Lone:
 
     # One control period ---------------------------------------------------------------------------------
 
-    def tick(self, now: float) -> LoneTick:
+    def tick(self, now: float) -> ControllerTick:
         """Advance to ``now`` s: join or settle, decide, take cells, drive, and tell the others.
 
         Raises:
@@ -236,7 +236,7 @@ class Lone:
                 reached = self._settle(now)
                 self._decide(now)
         self._drive(now, fresh)
-        return LoneTick(self.command.copy(), self._message(now), reached)
+        return ControllerTick(self.command.copy(), self._message(now), reached)
 
     def status(self, now: float) -> tuple[Status, str]:
         """What the robot is doing and, where it stands still for a reason, why."""

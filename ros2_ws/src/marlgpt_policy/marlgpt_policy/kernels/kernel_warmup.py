@@ -23,7 +23,7 @@ import marlgpt_policy
 from marlgpt_policy.deadlock.detours import OBSTACLE_AFTER
 from marlgpt_policy.deadlock.right_of_way import FIRST_AFTER
 from marlgpt_policy.decentralised.peer_state import Rules
-from marlgpt_policy.decentralised.robot_controller import Lone, LoneConfig
+from marlgpt_policy.decentralised.robot_controller import RobotController, ControllerConfig
 from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.distance_field import DistanceField
@@ -143,13 +143,13 @@ def drive_alone(grid: NavGrid, distances: DistanceField) -> None:
     names, cells = ("a", "b"), np.argwhere(grid.free)[[0, -1]]
     rules = Rules(names, "warm-up", grid.cell_size / LIMITS.max_speed)
     robots = [
-        Lone(
+        RobotController(
             RobotConfig(name, RADIUS, drive, LIMITS),
             grid,
             shortest_ways,
             rules,
             1,
-            LoneConfig(PERIOD),
+            ControllerConfig(PERIOD),
             distances,
         )
         for name, drive in zip(names, (Drive.DIFFERENTIAL, Drive.HOLONOMIC), strict=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.decentralised.peer_state import Rules, State
-from marlgpt_policy.decentralised.robot_controller import Lone, LoneConfig
+from marlgpt_policy.decentralised.robot_controller import RobotController, ControllerConfig
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.fleet.fleet_config import FleetConfig
@@ -206,7 +206,7 @@ class CentralDriver:
 
 
 class LoneDriver:
-    """One ``Lone`` for each robot, and a network that loses, delays and reorders what they tell each other."""
+    """One ``RobotController`` for each robot, and a network that loses, delays and reorders what they tell each other."""
 
     def __init__(
         self, scenario: Scenario, grid: NavGrid, policy: OnnxPolicy | StubPolicy, bodies: list[RobotConfig],
@@ -227,13 +227,15 @@ class LoneDriver:
         self.robots = [self._start(i) for i in range(len(bodies))]
         self._period = 0
 
-    def _start(self, i: int) -> Lone:
+    def _start(self, i: int) -> RobotController:
         self.starts += 1
-        config = LoneConfig(
+        config = ControllerConfig(
             PERIOD, latency=self.scenario.latency, seed=self.scenario.seed % 2**31 + i,
             temperature=0.0 if self.scenario.policy == "stampeding" else 0.2,
         )  # fmt: skip
-        return Lone(self.bodies[i], self.grid, self.policy, self.rules, self.starts, config, self.distances)
+        return RobotController(
+            self.bodies[i], self.grid, self.policy, self.rules, self.starts, config, self.distances
+        )
 
     def restart(self) -> None:
         """The process of one robot, in turn, died and another one took its place."""
@@ -287,7 +289,7 @@ class LoneDriver:
         return True
 
     def cancel_goal(self, robot: int) -> None:
-        """As ``Lone``."""
+        """As ``RobotController``."""
         self.robots[robot].cancel_goal()
 
     def stop(self, robot: int | None) -> None:
