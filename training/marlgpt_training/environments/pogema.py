@@ -3,10 +3,10 @@
 Scenarios are FAMILY_AGENTS, such as ``random_32`` or ``maze_16`` (lifelong: a new goal on every arrival), and
 FAMILY_AGENTS_oneshot (one goal each, where agents stay).
 
-Rewards are those of ``UnrolledEpisode.rewards`` (``dataloader/episode_unrolling.py``). Lifelong: 1 on reaching a goal; a
-return is discounted, and within 0..2 where an agent takes 14 steps or more from goal to goal. One-shot: 1 - gamma for
-every step at the goal, and when everybody is there, which ends the episode, what staying for ever would have added: 1 in
-all.
+Rewards are those of ``UnrolledEpisode.rewards`` (``dataloader/episode_unrolling.py``). Lifelong: 1 on reaching a
+goal; a return is discounted, and within 0..2 where an agent takes 14 steps or more from goal to goal. One-shot: 1 -
+gamma for every step at the goal, and when everybody is there, which ends the episode, what staying for ever would
+have added: 1 in all.
 
 An observation is the POGEMA encoder's own: its history lies within, so that one frame is all. It is for playing;
 episodes for training are kept as maps and moves, which ``marlgpt collect --game pogema`` records.
