@@ -8,5 +8,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         "Peers": "cell_protocol",
         "Rules": "peer_state",
         "State": "peer_state",
+        "ControllerConfig": "robot_controller",
+        "ControllerTick": "robot_controller",
+        "RobotController": "robot_controller",
     },
 )
