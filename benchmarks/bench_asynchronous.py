@@ -24,9 +24,9 @@ from marlgpt_sim.maps.warehouse import warehouse_map
 from marlgpt_sim.world.closed_loop import ClosedLoop
 
 EXECUTIONS = {
-    "lockstep": FleetConfig(execution="synchronous", step_timeout=60.0, latency=0.2),
-    "synchronous": FleetConfig(execution="synchronous", latency=0.2),
-    "asynchronous": FleetConfig(execution="asynchronous", latency=0.2),
+    "lockstep": FleetConfig(execution="synchronous", step_timeout=60.0, first_settle=0.0),
+    "synchronous": FleetConfig(execution="synchronous", first_settle=0.0),
+    "asynchronous": FleetConfig(execution="asynchronous", first_settle=0.0),
 }
 
 

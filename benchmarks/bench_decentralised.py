@@ -64,7 +64,7 @@ class Scene:
 
 def centralised(scene: Scene, seconds: float) -> int:
     """Goals reached by the fleet with one decision for all."""
-    config = FleetConfig(control_period=PERIOD, latency=LATENCY, seed=scene.seed)
+    config = FleetConfig(control_period=PERIOD, latency=LATENCY, first_settle=0.0, seed=scene.seed)
     fleet = Fleet(scene.grid, scene.policy, scene.bodies, config, scene.distances)
     scene.start()
     for tick in range(round(seconds / PERIOD)):
@@ -84,7 +84,7 @@ def decentralised(scene: Scene, seconds: float, loss: float) -> tuple[int, float
     fleet = [
         RobotController(
             body, scene.grid, scene.policy, rules, 1,
-            ControllerConfig(control_period=PERIOD, latency=LATENCY, seed=scene.seed + i), scene.distances,
+            ControllerConfig(control_period=PERIOD, latency=LATENCY, first_settle=0.0, seed=scene.seed + i), scene.distances,
         )
         for i, body in enumerate(scene.bodies)
     ]  # fmt: skip

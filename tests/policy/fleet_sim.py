@@ -13,6 +13,8 @@ from marlgpt_sim.world.fleet_world import FleetWorld
 
 RADIUS = 0.22
 PERIOD = 0.05
+PLAIN = {"temperature": 0.0, "latency": None, "first_settle": 0.0}
+"""Most probable moves, commands that act in the next period, and poses that are believed at once."""
 LIMITS = MotionLimits(1.0, 2.5, 2.0, 5.0)
 
 
@@ -73,7 +75,7 @@ class Sim:
         n = len(poses)
         drives = np.broadcast_to(drive, n)
         robots = [RobotConfig(f"r{i}", RADIUS, Drive(drives[i]), LIMITS) for i in range(n)]
-        config = FleetConfig(control_period=PERIOD, seed=seed, **{"temperature": 0.0, **config})
+        config = FleetConfig(control_period=PERIOD, seed=seed, **{**PLAIN, **config})
         self.fleet = Fleet(self.grid, policy or Stub(), robots, config, DistanceField(map))
         self.world = FleetWorld(
             map, poses, RADIUS, drives, LIMITS.as_row(), seed, pose_noise_xy=noise, pose_noise_yaw=noise
@@ -172,7 +174,7 @@ def a_fleet(robots=3):
     map = OccupancyMap(empty, empty, 0.05, (0.0, 0.0, 0.0))
     grid = build_grid(map, 0.22)
     bodies = [RobotConfig(f"r{i}") for i in range(robots)]
-    fleet = Fleet(grid, Right(), bodies, FleetConfig(temperature=0.0), DistanceField(map))
+    fleet = Fleet(grid, Right(), bodies, FleetConfig(**PLAIN), DistanceField(map))
     for i in range(robots):
         fleet.update_pose(i, *grid.centre(np.array([i, 0])), 0.0, 10.0)
         fleet.set_goal(i, *grid.centre(np.array([i, 4])))

@@ -30,7 +30,7 @@ def test_a_mixed_fleet_drives_without_contact(seed):
     occupied[40:70, 60:90] = True
     map = OccupancyMap(occupied, np.zeros_like(occupied), 0.05, (0.0, 0.0, 0.0))
     grid = build_grid(map, fleet_file.radius)
-    config = FleetConfig(seed=seed, latency=0.1)
+    config = FleetConfig(seed=seed, latency=0.1, first_settle=0.0)
     policy = OnnxPolicy(shipped_policy(), POGEMA_LAYOUT, ("CPUExecutionProvider",))
     fleet = Fleet(grid, policy, [robot.config for robot in robots], config, DistanceField(map))
     limits = np.array([robot.limits.as_row() for robot in robots])

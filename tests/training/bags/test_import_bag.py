@@ -37,7 +37,7 @@ SECOND = 10**9
 def bag(tmp_path_factory):
     """Five robots for 30 s, recorded with decisions."""
     path = tmp_path_factory.mktemp("run") / "monday"
-    loop = ClosedLoop(PLAN, 5, Stub(), FleetConfig(), seed=1, noise=0.002)
+    loop = ClosedLoop(PLAN, 5, Stub(), FleetConfig(latency=None, first_settle=0.0), seed=1, noise=0.002)
     record_run(path, loop, PLAN, 30.0)
     return path
 

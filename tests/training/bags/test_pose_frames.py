@@ -40,7 +40,14 @@ def test_own_run_from_poses_alone(tmp_path, execution):
     steps = recovered = recovered_moves = 0.0
     for seed in (1, 2, 3):
         folder = tmp_path / str(seed)
-        loop = ClosedLoop(PLAN, 10, Stub(), FleetConfig(execution=execution), seed=seed, noise=0.003)
+        loop = ClosedLoop(
+            PLAN,
+            10,
+            Stub(),
+            FleetConfig(execution=execution, latency=None, first_settle=0.0),
+            seed=seed,
+            noise=0.003,
+        )
         truth = record_run(folder / "bag", loop, PLAN, 60.0)
         summary = import_bag(folder / "bag", Args(out=folder / "store", poses=True))
         episodes = episodes_of(folder / "store")
@@ -70,7 +77,9 @@ def test_own_run_from_poses_alone(tmp_path, execution):
 @pytest.fixture(scope="module")
 def drive():
     """Poses float[T, n, 3] of three robots at 10 Hz that go from goal to goal and rest there, and their cells."""
-    loop = ClosedLoop(PLAN, 3, Stub(), FleetConfig(temperature=0.0), seed=2, noise=0.001)
+    loop = ClosedLoop(
+        PLAN, 3, Stub(), FleetConfig(temperature=0.0, latency=None, first_settle=0.0), seed=2, noise=0.001
+    )
     loop.goals = False
     random, found, arrived = np.random.default_rng(7), [], np.zeros(3)
     reached = 0

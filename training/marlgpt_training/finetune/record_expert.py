@@ -30,7 +30,7 @@ from tqdm import tqdm
 from marlgpt_training.experts.lns import LnsExpert, window_of
 
 ODOMETRY, GOAL, MAP = "nav_msgs/msg/Odometry", "geometry_msgs/msg/PoseStamped", "nav_msgs/msg/OccupancyGrid"
-LOCKSTEP = FleetConfig(execution="synchronous", step_timeout=60.0, latency=0.2, temperature=0.0)
+LOCKSTEP = FleetConfig(execution="synchronous", step_timeout=60.0, first_settle=0.0, temperature=0.0)
 FAST = MotionLimits(max_speed=1.2, max_yaw_rate=3.0, max_acceleration=3.0, max_yaw_acceleration=8.0)
 """The demo's robots."""
 CERTAIN = 20.0

@@ -24,7 +24,7 @@ from marlgpt_training.train import validation as rollout
 FAMILIES = ("random", "maze", "warehouse", "rooms")
 LIMITS = MotionLimits(max_speed=1.2, max_yaw_rate=3.0, max_acceleration=3.0, max_yaw_acceleration=8.0)
 """Robots of the demo."""
-DRIVING = FleetConfig(latency=0.2)
+DRIVING = FleetConfig(first_settle=0.0)
 FIRST_SEED = 700_000
 """Seeds of evaluations begin here; recordings and training use smaller ones."""
 

@@ -14,7 +14,7 @@ SHARP = 0.2
 
 @dataclass(frozen=True)
 class FleetConfig:
-    """Timing and choices of the fleet.
+    """Timing and choices of the fleet; the defaults are those of the fleet node.
 
     Attributes:
         execution: "asynchronous": a robot decides as soon as it is about to finish its cell; "synchronous": all
@@ -47,7 +47,7 @@ class FleetConfig:
     step_timeout: float = 0.6
     step_minimum: float = 0.2
     goal_grace: float = 0.15
-    latency: float | None = None
+    latency: float | None = 0.2
     turn_latency: float | None = None
     arrive_tolerance: float = 0.03
     pose_error: float | None = None
@@ -55,7 +55,7 @@ class FleetConfig:
     seed: int = 0
     jump_distance: float = 0.1
     jump_settle: float = 4.0
-    first_settle: float = 0.0
+    first_settle: float = 4.0
 
     def __post_init__(self) -> None:
         if self.execution not in EXECUTIONS:

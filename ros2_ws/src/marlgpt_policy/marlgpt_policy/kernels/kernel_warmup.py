@@ -110,7 +110,7 @@ def drive_fleet(grid: NavGrid, distances: DistanceField) -> None:
     chosen = cells[[0, 1, 3, -1, -2]]
     drives = (Drive.DIFFERENTIAL, Drive.HOLONOMIC)
     robots = [RobotConfig(f"r{i}", RADIUS, drives[i % 2], LIMITS) for i in range(len(chosen))]
-    config = FleetConfig(control_period=PERIOD, latency=2 * PERIOD, jump_settle=0.5)
+    config = FleetConfig(control_period=PERIOD, latency=2 * PERIOD, jump_settle=0.5, first_settle=0.0)
     fleet = Fleet(grid, shortest_ways, robots, config, distances)
     poses = np.column_stack([grid.centre(chosen), np.zeros(len(chosen))])
     poses[0, :2] += 0.05, 0.1  # off the grid
