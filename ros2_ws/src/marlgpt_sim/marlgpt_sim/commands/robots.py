@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.fleet.fleet import Fleet
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.grid_picture import draw_grid
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
@@ -108,7 +109,8 @@ def print_grid(path: Path, grid: NavGrid, fleet: FleetFile) -> None:
 
 def check_starts(fleet: FleetFile, grid: NavGrid, distances: DistanceField) -> list[str]:
     """Print the cell that each robot would take from its initial pose; what is wrong with the others, in words."""
-    core = Fleet(grid, None, [robot.config for robot in fleet.robots], distances=distances)  # decides nothing
+    config = FleetConfig(first_settle=0.0)  # one period is all there is
+    core = Fleet(grid, None, [robot.config for robot in fleet.robots], config, distances)  # decides nothing
     for i, robot in enumerate(fleet.robots):
         if robot.initial_pose is not None:
             core.update_pose(i, *robot.initial_pose, 0.0)
