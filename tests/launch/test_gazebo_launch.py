@@ -8,7 +8,8 @@ from pathlib import Path
 from places import ROOT
 
 LAUNCH = ROOT / "launch"
-SHARED = LAUNCH.parent / "ros2_ws/src/marlgpt_sim/marlgpt_sim/launch_support.py"
+PACKAGES = ROOT / "ros2_ws" / "src"
+SHARED = PACKAGES / "marlgpt_sim" / "marlgpt_sim" / "launch_support.py"
 
 
 def table(path: Path, variable: str) -> dict[str, str]:
@@ -45,12 +46,30 @@ def test_in_slow_motion_the_watchdog_waits_longer_in_both_simulators():
     assert 'slowness = 1.0 / min(float(value["real_time_factor"]) or 1.0, 1.0)' in shared
     assert '"watchdog_timeout": str(watchdog_timeout * slowness)' in shared
     for name in ("sim.launch.py", "gazebo.launch.py"):
-        assert "launching.fleet(__file__, value, " in (LAUNCH / name).read_text()
+        assert "launching.fleet(value, " in (LAUNCH / name).read_text()
 
 
-def test_every_file_of_the_launch_folder_is_installed():
-    linked = LAUNCH.parent / "ros2_ws" / "src" / "marlgpt_sim" / "launch"
-    assert linked.resolve() == LAUNCH and (linked / "gazebo.launch.py").is_file()
+def test_the_launch_folder_shows_every_launch_file_of_the_packages():
+    """The files themselves lie in their packages: a package that is copied elsewhere has them."""
+    own = {path.name: path for path in PACKAGES.glob("*/launch/*.launch.py")}
+    assert own.keys() == {f"{name}.launch.py" for name in ("fleet", "gazebo", "record", "sim", "view")}
+    for name, path in own.items():
+        assert path.resolve() == path and path.is_file(), f"{path} leads out of its package"
+        assert (LAUNCH / name).resolve() == path
+    assert {path.name for path in LAUNCH.iterdir() if path.suffix == ".py"} == own.keys()
+
+
+def test_the_fleet_needs_no_simulator():
+    """Its launch file lies in marlgpt_policy and imports and starts nothing of marlgpt_sim."""
+    path = PACKAGES / "marlgpt_policy" / "launch" / "fleet.launch.py"
+    tree = ast.parse(path.read_text())
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert "launch_ros.actions" in imported
+    assert not {name for name in imported if name.startswith(("marlgpt_sim", "marlgpt_training"))}
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert "marlgpt_policy" in texts and "marlgpt_sim" not in texts
+    found = 'PathJoinSubstitution([FindPackageShare("marlgpt_policy"), "launch", "fleet.launch.py"])'
+    assert found in SHARED.read_text()
 
 
 def test_gazebo_is_started_without_a_shell():

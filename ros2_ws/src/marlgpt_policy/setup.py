@@ -18,6 +18,7 @@ setup(
         (f"share/{NAME}/foxglove", sorted(glob("foxglove/*.json"))),
         (f"share/{NAME}/rviz", sorted(glob("rviz/*.rviz"))),
         (f"share/{NAME}/security", sorted(glob("security/*.xml"))),
+        (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py"))),
         (f"share/{NAME}/models", sorted(glob("models/*.*"))),
     ],
     install_requires=["setuptools"],

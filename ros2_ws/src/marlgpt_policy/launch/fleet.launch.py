@@ -9,8 +9,8 @@ the launch.
 With `control:=decentralised` there is neither: one robot node per robot, which share what they hold (here all on this
 machine; `only:=robot_00` starts the one that belongs on this robot).
 
-    ros2 launch marlgpt_sim fleet.launch.py robots:=robot_00,robot_01 namespace:=yard
-    ros2 launch marlgpt_sim fleet.launch.py robots_file:=my_robots.yaml
+    ros2 launch marlgpt_policy fleet.launch.py robots:=robot_00,robot_01 namespace:=yard
+    ros2 launch marlgpt_policy fleet.launch.py robots_file:=my_robots.yaml
 """
 
 from pathlib import Path

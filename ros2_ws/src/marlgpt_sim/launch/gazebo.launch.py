@@ -61,7 +61,7 @@ def start_gazebo(context: LaunchContext) -> list:
     return [
         gazebo,
         GroupAction([PushRosNamespace(value["namespace"]), *(part for pair in nodes for part in pair)]),
-        GroupAction([launching.fleet(__file__, value, timeout, **fleet_arguments(value, plan, files))]),
+        GroupAction([launching.fleet(value, timeout, **fleet_arguments(value, plan, files))]),
         *launching.end_after(value["duration"]),
     ]
 

@@ -51,7 +51,7 @@ def start_simulation(context: LaunchContext) -> list:
     ]
     return [
         GroupAction([PushRosNamespace(value["namespace"]), *(part for pair in nodes for part in pair)]),
-        GroupAction([launching.fleet(__file__, value, WATCHDOG_TIMEOUT, **fleet_arguments(bodies))]),
+        GroupAction([launching.fleet(value, WATCHDOG_TIMEOUT, **fleet_arguments(bodies))]),
         *launching.end_after(value["duration"]),
     ]
 

@@ -91,21 +91,20 @@ def robots_file(value: dict[str, str]) -> Path | None:
     return file
 
 
-def fleet(
-    launch_file: str, value: dict[str, str], watchdog_timeout: float, **arguments: str
-) -> IncludeLaunchDescription:
-    """fleet.launch.py beside ``launch_file``, on simulated time.
+def fleet(value: dict[str, str], watchdog_timeout: float, **arguments: str) -> IncludeLaunchDescription:
+    """fleet.launch.py of marlgpt_policy, on simulated time.
 
     Args:
-        launch_file: Path of the file that includes it.
-        value: Arguments of that file; those of `FLEET` and ``real_time_factor`` are used.
+        value: Arguments of the launch file that includes it; those of `FLEET` and ``real_time_factor`` are used.
         watchdog_timeout: Seconds at real time. The watchdog's clock is the wall's: a fleet node on slower simulated
             time shows signs of life less often, and is given longer in proportion.
         arguments: More arguments of fleet.launch.py.
     """
     slowness = 1.0 / min(float(value["real_time_factor"]) or 1.0, 1.0)
     return IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(Path(launch_file).with_name("fleet.launch.py"))),
+        PythonLaunchDescriptionSource(
+            PathJoinSubstitution([FindPackageShare("marlgpt_policy"), "launch", "fleet.launch.py"])
+        ),
         launch_arguments={
             **arguments,
             "use_sim_time": "true",

@@ -1,0 +1,1 @@
+../ros2_ws/src/marlgpt_policy/launch/fleet.launch.py

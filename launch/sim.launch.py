@@ -1,0 +1,1 @@
+../ros2_ws/src/marlgpt_sim/launch/sim.launch.py
