@@ -175,8 +175,8 @@ def test_an_exception_of_the_fleet_is_a_failure_that_says_where(monkeypatch):
 def ram():
     """A run in which nobody looks ahead: something touches within minutes."""
     for seed in range(60):
-        drawn = draw(seed, minutes=4.0, mode="centralised")
-        few = min(drawn.placed, 12)  # a trial of cutting down takes a second, not ten
+        drawn = draw(seed, minutes=2.0, mode="centralised")
+        few = min(drawn.placed, 8)  # a trial of cutting down takes half a second, not ten
         scenario = drawn.replace(
             policy="stampeding", aims={"push_beside_docking": 300.0, "set_down_ahead": 300.0},
             cells=min(drawn.cells, 3 * few), placed=few, robots=tuple(range(few)), waiting=(),
@@ -188,7 +188,7 @@ def ram():
 
 
 def test_a_failing_run_is_cut_down_and_its_test_input_replays(ram, tmp_path, capsys):
-    small = soak.cut_down_run(ram, MODEL, "docking", 40.0)
+    small = soak.cut_down_run(ram, MODEL, "docking", 15.0)
     assert run(small, "docking").failure.kind == "contact"
     assert small.ticks <= ram.scenario.ticks
     assert len(small.robots) < len(ram.scenario.robots) or len(small.events) < len(ram.recorded)
@@ -202,8 +202,8 @@ def test_a_failing_run_is_cut_down_and_its_test_input_replays(ram, tmp_path, cap
 def test_aimed_pushes_and_set_downs_meet_docking_robots():
     found = run(
         QUIET.replace(
-            cells=100, placed=40, robots=tuple(range(40)), ticks=3600, margin=0.14,
-            aims={"push_beside_docking": 400.0, "set_down_ahead": 400.0},
+            cells=60, placed=20, robots=tuple(range(20)), ticks=1800, margin=0.14,
+            aims={"push_beside_docking": 600.0, "set_down_ahead": 600.0},
         )
     )  # fmt: skip
     aimed = Counter(event.aim for event in found.recorded)

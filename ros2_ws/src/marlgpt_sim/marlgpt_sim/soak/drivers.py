@@ -206,7 +206,8 @@ class CentralDriver:
 
 
 class LoneDriver:
-    """One ``RobotController`` for each robot, and a network that loses, delays and reorders what they tell each other."""
+    """One ``RobotController`` for each robot, and a network that loses, delays and reorders what they tell each
+    other."""
 
     def __init__(
         self, scenario: Scenario, grid: NavGrid, policy: OnnxPolicy | StubPolicy, bodies: list[RobotConfig],

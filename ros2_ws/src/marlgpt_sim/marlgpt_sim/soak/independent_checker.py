@@ -143,9 +143,10 @@ class IndependentChecker:
         )  # fmt: skip
         walls = {(int(a), WALL): gap for a, _, gap in self._found[:count].tolist()}
         gaps.update({pair: gap for pair, gap in walls.items() if gap <= BAND})
+        before = set(self._touching)  # whoever touched at first may have been stopped, and come apart since
         if gaps or contacts or self._touching:
             self._compare(gaps, contacts, truth, set(walls), pushed)
-        self._compare_poses(truth, poses, velocities, pushed, gaps, contacts)
+        self._compare_poses(truth, poses, velocities, before | gaps.keys() | set(contacts))
 
     def _compare(
         self, gaps: dict[tuple[int, int], float], contacts: list[tuple[int, int]], truth: np.ndarray,
@@ -181,15 +182,14 @@ class IndependentChecker:
                 self._touching.discard(pair)
 
     def _compare_poses(
-        self, truth: np.ndarray, poses: np.ndarray, velocities: np.ndarray, pushed: np.ndarray,
-        gaps: dict[tuple[int, int], float], contacts: list[tuple[int, int]],
-    ) -> None:  # fmt: skip
+        self, truth: np.ndarray, poses: np.ndarray, velocities: np.ndarray, met: set[tuple[int, int]]
+    ) -> None:
         """Note robots that are not where their commands take them; trust the simulator where something stopped them."""
         turned = np.abs(np.exp(1j * self.yaw) - np.exp(1j * poses[:, 2]))
         off = self.present & ((np.abs(self.position - truth) > DRIFT) | (turned > DRIFT))
         if not off.any():
             return
-        held = {k for pair in (*gaps, *contacts, *self._touching) for k in pair}
+        held = {k for pair in (*met, *self._touching) for k in pair}
         for i in np.flatnonzero(off).tolist():
             if i not in held:
                 away = abs(self.position[i] - truth[i])
