@@ -100,7 +100,7 @@ install_packages() {
     local stamp=$VENV/.packages key
     key=$(hash_of "$ROOT/pyproject.toml" "$ROOT/constraints.txt" "$ROOT/.ci/setup.sh")-$MODE
     if is_current "$stamp" "$key"; then return; fi
-    local extras=dev,pogema,ray
+    local extras=dev,training,pogema,ray
     [ "$MODE" = wheels ] && extras+=,ros,ros-build
     say "installing packages ($extras)"
     rm -f "$stamp"
@@ -141,7 +141,7 @@ build_workspace() {
         sources+=("$WORKSPACE/src/$package"/{package.xml,setup.py,setup.cfg})
     done
     key=$(hash_of "${sources[@]}")-$(cat "$VENV/.packages")-$(
-        cd "$WORKSPACE/src" && find -L marlgpt_policy/{models,config} marlgpt_sim/{maps,config,launch} \
+        cd "$WORKSPACE/src" && find -L marlgpt_policy/{config,foxglove,launch,models,rviz,security} marlgpt_sim/{bin,launch,maps} \
             -type f 2>/dev/null | sort | sha256sum | cut -d' ' -f1 || true
     )
     if is_current "$stamp" "$key"; then return; fi
@@ -155,6 +155,10 @@ build_workspace() {
     elif ! "$VENV/bin/python" -c 'import colcon_core' 2>/dev/null; then
         die "colcon is missing from this ROS 2 installation (Ubuntu: apt install python3-colcon-common-extensions)"
     fi
+    # Links to files that have moved: colcon leaves them behind, and setup.py's glob would find them.
+    for folder in build install; do
+        [ ! -d "$WORKSPACE/$folder" ] || find "$WORKSPACE/$folder" -xtype l -delete
+    done
     # Through the environment's Python, so that the nodes start with it, too.
     local log=$WORKSPACE/log/setup.log
     mkdir -p "$WORKSPACE/log"

@@ -1,4 +1,4 @@
-"""ament_python packaging of the fleet simulator; also installs the launch files of the repository."""
+"""ament_python packaging of the fleet simulator and of the `marlgpt` command."""
 
 from glob import glob
 
@@ -14,10 +14,10 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
-        (f"share/{NAME}/config", sorted(glob("config/*.yaml"))),
-        # `launch` is a symbolic link to the launch files at the top of the repository.
         (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py"))),
         (f"share/{NAME}/maps", sorted(glob("maps/*.*"))),
+        # Console scripts go to lib/, where `ros2 run` looks; this one is on the PATH once the workspace is sourced.
+        ("bin", ["bin/marlgpt"]),
     ],
     install_requires=["setuptools"],
     zip_safe=False,
@@ -27,6 +27,7 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
+            f"marlgpt = {NAME}.commands.cli:main",
             f"map_publisher = {NAME}.nodes.map_publisher:main",
             f"recorder = {NAME}.nodes.recorder_node:main",
             f"simulator = {NAME}.nodes.simulator:main",

@@ -31,7 +31,11 @@ def shipped_file(package: str, name: str) -> Path:
             places.append(Path(get_package_share_directory(package)) / name)
         except (PackageNotFoundError, OSError, KeyError):
             pass
-    places.append(Path(sys.prefix) / "share" / package / name)
+    # The data files of a wheel lie in PREFIX/share where its modules lie in PREFIX/lib/python3.x/site-packages, which
+    # `pip install --user` puts elsewhere than sys.prefix; with `--target` the two lie beside each other.
+    around = Path(marlgpt_policy.__file__).resolve().parents
+    for prefix in dict.fromkeys([*around[4:5], around[1], Path(sys.prefix)]):
+        places.append(prefix / "share" / package / name)
     for place in places:
         if place.exists():
             return place

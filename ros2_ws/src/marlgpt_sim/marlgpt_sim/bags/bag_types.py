@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from marlgpt_policy.policy.shipped_files import shipped_file
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
@@ -58,12 +60,13 @@ class TopicSpec:
 def message_folders(package: str) -> list[Path]:
     """Folders that may hold the ``.msg`` files of a package, best first.
 
-    Looks at ``share/<package>/msg`` of every prefix in ``AMENT_PREFIX_PATH``, then at the source tree that
-    this file lies in.
+    Looks at ``share/<package>/msg`` of every prefix in ``AMENT_PREFIX_PATH``, then where files that come with this
+    project lie.
     """
     prefixes = [prefix for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
     folders = [Path(prefix) / "share" / package / "msg" for prefix in prefixes]
-    folders.append(Path(__file__).resolve().parents[2] / package / "msg")
+    with contextlib.suppress(FileNotFoundError):
+        folders.append(shipped_file(package, "msg"))
     return [folder for folder in folders if folder.is_dir()]
 
 
