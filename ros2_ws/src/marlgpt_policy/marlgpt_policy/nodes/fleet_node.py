@@ -35,11 +35,12 @@ from marlgpt_policy.grid.goal_cell import GoalError
 from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
 from marlgpt_policy.grid.occupancy_map import from_occupancy_grid
 from marlgpt_policy.kernels.kernel_warmup import Kernels
-from marlgpt_policy.nodes import markers, parameters
+from marlgpt_policy.nodes import parameters
 from marlgpt_policy.nodes import policy_files as policies
 from marlgpt_policy.nodes.cmd_vel_publishers import Wheels
 from marlgpt_policy.nodes.diagnostics import Health
 from marlgpt_policy.nodes.event_log import Journal, short
+from marlgpt_policy.nodes.markers import markers
 from marlgpt_policy.nodes.messages import conversions, fleet_messages
 from marlgpt_policy.nodes.messages import message_checks as intake
 from marlgpt_policy.nodes.navigate_action import NavigateServer
