@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marlgpt_policy.encoders.pogema import MOVES
 from marlgpt_policy.mapf.lacam import lacam, neighbour_table
+from marlgpt_policy.mapf.pibt import pibt_actions
 from marlgpt_training.environments import map_families as maps
 from marlgpt_training.environments.grid_env import GridEnv
 from marlgpt_training.experts.lns import LIFELONG, ONE_SHOT, LnsExpert, window_of
-from marlgpt_training.experts.pibt import Pibt, pibt_actions
+from marlgpt_training.experts.pibt import Pibt
 from marlgpt_training.seeds import HELD_OUT
 
 
@@ -72,11 +73,11 @@ def test_lns_plans_stay_apart_over_the_window(seed):
     expert = make("lns", env, seed=seed)
     for _ in range(5):
         env.step(expert.act(env.cells, env.goals, env.fields, env.field_of))
-        plans = np.stack(np.divmod(expert.plans.T, free.shape[1]), axis=2)  # [W + 1, n, 2]
+        plans = np.stack(np.divmod(expert.search.plans.T, free.shape[1]), axis=2)  # [W + 1, n, 2]
         for now, then in zip(plans[:-1], plans[1:], strict=True):
             assert_no_conflict(now, then)
             assert (np.abs(now - then).sum(axis=1) <= 1).all() and free[then[:, 0], then[:, 1]].all()
-        assert (expert.occ == -1).all(), "marks of the search were left behind"
+        assert (expert.search._occ == -1).all(), "marks of the search were left behind"
 
 
 def test_lns_beats_pibt_on_dense_held_out_maps():
@@ -187,8 +188,8 @@ def test_one_shot_lns_solves_dense_held_out_maps(family, agents):
         left = None
         while not env.arrived.all():
             drive(expert, env, 1)
-            assert expert.solved
-            window = expert.plans.shape[1]
+            assert expert.search.solved
+            window = expert.search.plans.shape[1]
             assert left is None or window < left, "plans have to end one step earlier at every step"
             left = window
         solved += 1
@@ -200,7 +201,7 @@ def test_one_shot_lns_solves_while_somebody_else_drives_now_and_then():
     for _ in range(120):
         actions = expert.act(env.cells, env.goals, env.fields, env.field_of)
         assert_no_conflict(env.cells, env.cells + MOVES[actions])
-        assert expert.solved and (expert.occ == -1).all()
+        assert expert.search.solved and (expert.search._occ == -1).all()
         env.step(np.where(rng.random(48) < 0.02, rng.integers(0, 5, size=48), actions))
         if env.arrived.all():
             break
