@@ -1,6 +1,6 @@
-"""Tables and picture of docs/results.md from the JSON files of ``marlgpt evaluate --game``.
+"""Tables of docs/results.md, and a picture, from the JSON files of ``marlgpt evaluate --game``.
 
-    python benchmarks/draw_results.py out/results/*.json --plot docs/figures/games.png
+    .venv/bin/python benchmarks/draw_results.py out/results/*.json --plot out/games.png
 
 Files of one game and scenario are put together, so that a joint model, specialists and experts stand side by side.
 """
@@ -11,6 +11,8 @@ import argparse
 import json
 import sys
 from pathlib import Path
+
+import figure_style
 
 COLOURS = {"joint": "#0072b2", "specialist": "#56b4e9", "fine": "#56b4e9", "random": "0.6"}
 """By the first word of a label; experts get one of their own."""
@@ -72,6 +74,8 @@ def plot(games: dict[str, dict[str, dict]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    figure_style.apply()
+
     columns = min(3, len(games))
     rows = -(-len(games) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(3.6 * columns, 2.9 * rows), squeeze=False)
@@ -87,12 +91,11 @@ def plot(games: dict[str, dict[str, dict]], path: Path) -> None:
             range(len(players)), [label.split(" ")[0] for label in players], rotation=25, ha="right"
         )
         axis.set(title=game, ylim=(0, 1.05))
-        axis.grid(axis="y", alpha=0.3)
     for axis in axes[:, 0]:
         axis.set_ylabel("success")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path)
 
 
 def main() -> int:
