@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(folder) for folder in (HERE, HERE / "policy", HERE / "sim", HERE / "training")]
+sys.path[:0] = [
+    str(folder)
+    for folder in (HERE, *(HERE / name for name in ("packaging", "policy", "policy/mapf", "sim", "training")))
+]
 
 
 @pytest.fixture(autouse=True)
