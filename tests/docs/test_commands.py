@@ -18,7 +18,6 @@ sys.path.insert(0, os.path.dirname(__file__))
 from pages import PAGES, ROOT, Block, blocks
 
 SHELL = ("bash", "sh", "console", "")
-PLACEHOLDER = re.compile(r"[A-Z]{2,}|\.\.\.")
 LAUNCH = {name: ROOT / f"ros2_ws/src/{name}/launch" for name in ("marlgpt_policy", "marlgpt_sim")}
 
 
@@ -212,3 +211,65 @@ def test_goals_of_your_robots_are_free_cells_of_the_shipped_map() -> None:
     for goal in goals:
         cell = grid.cell_of(np.array(goal, dtype=float))
         assert grid.components[tuple(cell)] == 0, f"goal {goal} is no cell of the largest connected part"
+
+
+@pytest.mark.parametrize(
+    "words", [p for p in of("ros2") if p.values[0][1] == "run" and p.values[0][2].startswith("marlgpt")]
+)
+def test_executables_of_our_packages_exist(words: list[str]) -> None:
+    package, name = words[2:4]
+    setup = (ROOT / f"ros2_ws/src/{package}/setup.py").read_text()
+    assert re.search(rf"\b{name}\b", setup), f"ros2 run {package} {name}: setup.py has no such executable"
+
+
+def test_types_of_messages_in_commands_exist() -> None:
+    text = "".join(block.text for page in PAGES for block in blocks(page, *SHELL))
+    named = set(re.findall(r"\bmarlgpt_msgs/(msg|srv|action)/(\w+)", text))
+    assert named
+    missing = [f"{k}/{n}" for k, n in named if not (ROOT / f"ros2_ws/src/marlgpt_msgs/{k}/{n}.{k}").is_file()]
+    assert not missing
+
+
+def test_maps_and_worlds_are_written_as_printed(tmp_path: Path) -> None:
+    """The map of fine-tuning.md and the command of gazebo.md that needs no ROS."""
+    from marlgpt_policy import load_map_yaml
+
+    (tmp_path / ".venv").symlink_to(Path(sys.prefix))
+    (tmp_path / "out").mkdir()  # by the command before it on that page
+    halls = next(w for where, w in every_command() if "fine-tuning" in where and "two_halls" in " ".join(w))
+    done = subprocess.run(halls, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "my_map.yaml").write_text((tmp_path / halls[-1]).read_text())
+    image = load_map_yaml(tmp_path / halls[-1])
+    for path in (tmp_path / halls[-1]).parent.glob("*.pgm"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert image.occupied.any()
+    (quoted,) = re.findall(r"`marlgpt (gazebo --map [^`]+)`", (ROOT / "docs/gazebo.md").read_text())
+    words = [".venv/bin/marlgpt", *quoted.split()]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "out/gazebo/world.sdf").is_file()
+
+
+def test_python_of_faults_runs_as_printed() -> None:
+    """The few lines of faults.md, with a world and a fleet as they say."""
+    from marlgpt_policy.policy.stand_in import shortest_ways
+    from marlgpt_sim.maps.two_halls import two_halls_map
+    from marlgpt_sim.world.closed_loop import ClosedLoop
+    from marlgpt_sim.world.fault_config import FaultConfig
+    from marlgpt_sim.world.faults import Faults
+
+    loop = ClosedLoop(two_halls_map(), 4, shortest_ways)
+    (block,) = blocks(ROOT / "docs/faults.md", "python")
+    names = {"world": loop.world, "fleet": loop.fleet, "Faults": Faults, "FaultConfig": FaultConfig}
+    exec(block.text, names)
+    assert names["faults"].counts["stall"] == (1, 1) and loop.world.time > 0.0
+    assert loop.fleet.seen.all()
+
+
+def test_numbers_of_the_readme_are_measured_ones() -> None:
+    measured = re.search(r"\*\*Measured:\*\*(.*?)\n\n", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    found = re.findall(r"[\d.]+ \[[\d.]+, [\d.]+\]", measured)
+    results = (ROOT / "docs/results.md").read_text()
+    assert len(found) >= 3
+    assert not [estimate for estimate in found if estimate not in results]
