@@ -87,3 +87,23 @@ def test_unknown_counts_as_asked_and_outside_is_zero():
     assert DistanceField(map).at(there) == 0.0
     assert DistanceField(map, unknown_is_free=True).at(there) > 0.7
     assert DistanceField(map).at(np.array([[-0.01, 1.0], [1.0, 2.01], [1e9, -1e9]])).tolist() == [0.0] * 3
+
+
+@settings(max_examples=80, deadline=None)
+@given(seed=st.integers(0, 10**6), yaw=st.floats(-3, 3))
+def test_exact_clearance_is_what_dense_sampling_of_squares_finds(seed, yaw):
+    random = np.random.default_rng(seed)
+    occupied = random.random((12, 15)) < 0.1
+    map_ = OccupancyMap(occupied, np.zeros_like(occupied), 0.1, (0.3, -0.2, yaw))
+    field = DistanceField(map_)
+    ends = random.uniform((0.05, 0.05), (1.45, 1.15), (2, 2))
+    c, s = np.cos(yaw), np.sin(yaw)
+    start, end = ends @ np.array([[c, s], [-s, c]]) + (0.3, -0.2)
+    way = np.linspace(ends[0], ends[1], 400)
+    low = np.argwhere(occupied)[:, ::-1] * 0.1
+    off = np.maximum(np.maximum(low[:, None] - way, way - low[:, None] - 0.1), 0.0)
+    nearest = np.hypot(off[..., 0], off[..., 1]).min(initial=np.inf)
+    border = min(way.min(axis=0).min(), (np.array([1.5, 1.2]) - way).min())
+    expected = min(nearest, border, 0.4)
+    assert field.clearance(start, end, 0.4) == pytest.approx(expected, abs=0.003)
+    assert field.clearance(start, end, 0.4) <= expected + 1e-9

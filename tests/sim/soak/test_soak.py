@@ -237,6 +237,16 @@ def test_nobody_is_set_down_where_others_cannot_stop():
     assert soak_run.recorded == []
 
 
+def test_a_robot_that_a_hand_pushes_into_a_wall_counts_apart_and_one_that_drives_there_fails():
+    pushed = Scenario.from_json(next(c for c in CASES if c.stem == "pushed_past_a_corner").read_text())
+    found = run(pushed)
+    assert found.failure is None and found.counts["walls_by_push"] == 1
+    found = SoakRun(pushed.replace(events=()), MODEL)
+    found.driver.tick = lambda poses, clock: np.tile([0.5, 0.0, 0.0], (len(found.bodies), 1))
+    found.run()
+    assert found.failure.kind in ("wall", "contact")
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem)
 def test_runs_that_failed_once_pass_now(case):
     found = run(Scenario.from_json(case.read_text()))

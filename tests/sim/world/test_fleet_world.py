@@ -299,24 +299,6 @@ def test_a_push_leaves_driving_robots_room_to_stop():
     assert world.min_separation >= 0.05
 
 
-@pytest.mark.parametrize("pushed", [True, False])
-def test_nobody_is_pushed_to_where_it_would_roll_into_a_wall(pushed):
-    """A robot drives fast past a gap between two blocks; pushed into it, it could not stop before the second one."""
-    occupied = np.zeros((100, 100), bool)
-    occupied[30:40, 10:30] = occupied[30:40, 52:80] = (
-        True  # up to y = 2 m, x from 0.5 to 1.5 and from 2.6 to 4 m
-    )
-    occupied[51:60, 10:80] = True  # a wall on the other side, 0.55 m from them
-    map_ = OccupancyMap(occupied, np.zeros_like(occupied), 0.05, (0.0, 0.0, 0.0))
-    world = FleetWorld(map_, [(1.0, 2.0 + 0.25 + 0.03, 0.0)], 0.25, HOLONOMIC, (1.5, 2.0, 3.0, 4.0), 1)
-    for _ in range(300):
-        x = world.poses[0, 0]
-        world.step(
-            [[1.2, 0.0, 0.0]] if x < 2.2 else still(1), 0.01, [[0.0, -0.8 * (pushed and x > 1.9), 0.0]]
-        )
-    assert world.wall_contacts == 0 and world.poses[0, 0] > 2.3
-
-
 def test_a_contact_says_whether_one_was_pushed():
     for push, pushed in ((0.0, False), (0.2, True)):
         world = FleetWorld(open_map(), [[2.0, 5.0, 0.0], [3.0, 5.0, math.pi]], 0.2)

@@ -23,7 +23,7 @@ from marlgpt_policy.grid.moves import MOVE_OFFSETS
 from marlgpt_policy.grid.nav_grid import Cell, NavGrid
 from marlgpt_policy.motion.clear_way import free_ahead
 from marlgpt_policy.motion.dead_reckoning import DeadReckoning, displacement
-from marlgpt_policy.motion.docking import DOCKING_SPEED, astray
+from marlgpt_policy.motion.docking import DOCKING_SPEED, astray, meets_wall
 from marlgpt_policy.motion.docking_cell import DOCKING_GAP, docking_cell, touched
 from marlgpt_policy.motion.safety_margins import TRACKING_ERROR
 from marlgpt_policy.motion.tracker import track
@@ -302,7 +302,12 @@ class RobotController:
     def _strayed(self) -> bool:
         start, end, _ = self._ends()
         away = distance_to_segment(self.pose[None, :2], start, end)[0]
-        return bool(away > astray(self.grid.cell_size, self.config.arrive_tolerance, self.config.pose_error))
+        error = self.config.pose_error
+        if away > astray(self.grid.cell_size, self.config.arrive_tolerance, error):
+            return True
+        if away <= TRACKING_ERROR or not self.docked:
+            return False
+        return meets_wall(self.distances, self.pose[:2], end, self.robot.radius + error)
 
     def _settle(self, now: float) -> bool:
         """Give up the cells that the robot has left; whether it has reached its goal."""

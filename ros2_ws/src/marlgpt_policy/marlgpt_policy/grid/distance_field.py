@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numba
 import numpy as np
 from scipy import ndimage
 
@@ -67,3 +70,58 @@ class DistanceField:
         steps = max(2, int(np.ceil(length / (0.5 * self.resolution))) + 1)
         points = np.linspace(start, end, steps)
         return float(self.at(points).min())
+
+    def clearance(self, start: np.ndarray, end: np.ndarray, reach: float) -> float:
+        """Exact clearance in m of the straight segment between two points float[2]; ``reach`` m where it is more.
+
+        The map's border counts as an obstacle.
+        """
+        local = rotate(np.stack([start, end]) - self._origin[:2], -self._origin[2]) / self.resolution
+        (ax, ay), (bx, by) = local.tolist()
+        return self.resolution * _segment_clearance(self._squared, ax, ay, bx, by, reach / self.resolution)
+
+
+@numba.njit(cache=True)
+def _segment_clearance(squared, ax, ay, bx, by, reach):
+    """Pixels between a segment and the nearest square of an obstacle, at most ``reach``; ``squared`` is padded by one."""
+    rows, columns = squared.shape
+    low_r, high_r = math.floor(min(ay, by) - reach) + 1, math.floor(max(ay, by) + reach) + 1
+    low_c, high_c = math.floor(min(ax, bx) - reach) + 1, math.floor(max(ax, bx) + reach) + 1
+    if low_r < 0 or low_c < 0 or high_r >= rows or high_c >= columns:
+        border = min(min(ax, bx), min(ay, by), columns - 2 - max(ax, bx), rows - 2 - max(ay, by))
+        reach = min(reach, max(border, 0.0))
+    least = reach
+    for r in range(max(low_r, 0), min(high_r + 1, rows)):
+        for c in range(max(low_c, 0), min(high_c + 1, columns)):
+            if squared[r, c] == 0:
+                least = min(least, _segment_to_square(ax, ay, bx, by, c - 1.0, r - 1.0))
+    return least
+
+
+@numba.njit(cache=True)
+def _segment_to_square(ax, ay, bx, by, x, y):
+    """Distance of a segment from the unit square whose lower left corner is (x, y); 0 where they meet."""
+    first, last = 0.0, 1.0  # the part of the segment within the square (Liang and Barsky)
+    meets = True
+    for p, way, low in ((ax, bx - ax, x), (ay, by - ay, y)):
+        if way == 0.0:
+            meets = meets and low <= p <= low + 1.0
+        else:
+            t, u = (low - p) / way, (low + 1.0 - p) / way
+            first, last = max(first, min(t, u)), min(last, max(t, u))
+    if meets and first <= last:
+        return 0.0
+    least = min(_point_to_square(ax, ay, x, y), _point_to_square(bx, by, x, y))
+    length = (bx - ax) ** 2 + (by - ay) ** 2
+    for cx, cy in ((x, y), (x + 1.0, y), (x, y + 1.0), (x + 1.0, y + 1.0)):
+        share = 0.0
+        if length > 0.0:
+            share = min(max(((cx - ax) * (bx - ax) + (cy - ay) * (by - ay)) / length, 0.0), 1.0)
+        least = min(least, math.hypot(cx - ax - share * (bx - ax), cy - ay - share * (by - ay)))
+    return least
+
+
+@numba.njit(cache=True)
+def _point_to_square(px, py, x, y):
+    """Distance of a point from the unit square whose lower left corner is (x, y)."""
+    return math.hypot(max(x - px, 0.0, px - x - 1.0), max(y - py, 0.0, py - y - 1.0))

@@ -23,7 +23,7 @@ import marlgpt_policy
 from marlgpt_policy.deadlock.detours import OBSTACLE_AFTER
 from marlgpt_policy.deadlock.right_of_way import FIRST_AFTER
 from marlgpt_policy.decentralised.peer_state import Rules
-from marlgpt_policy.decentralised.robot_controller import RobotController, ControllerConfig
+from marlgpt_policy.decentralised.robot_controller import ControllerConfig, RobotController
 from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.grid.distance_field import DistanceField
@@ -100,6 +100,7 @@ def drive_everything() -> None:
     map = OccupancyMap(pixels, np.zeros_like(pixels), RESOLUTION, (0.0, 0.0, 0.0))
     grid, distances = build_grid(map, RADIUS), DistanceField(map)
     len(grid.components)  # what the map is said to hold when it comes
+    distances.clearance(np.zeros(2), np.ones(2), RADIUS)  # asked for where robots are beside their ways
     drive_fleet(grid, distances)
     drive_alone(grid, distances)
 

@@ -15,6 +15,7 @@ import math
 import numba
 import numpy as np
 
+from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.geometry import distance_to_segment
 from marlgpt_policy.motion.edge_coupling import Edges
 from marlgpt_policy.motion.floor import Floor
@@ -42,6 +43,23 @@ def astray(cell_size: float, tolerance: float, pose_error: float) -> float:
     return min(DISPLACED * cell_size, tolerance + 2 * TRACKING_ERROR + pose_error)
 
 
+def meets_wall(distances: DistanceField | None, position: np.ndarray, end: np.ndarray, room: float) -> bool:
+    """Whether a robot beside its way comes nearer to a wall than ``room`` m, and than it is, on the way to its end.
+
+    The layout of the cells keeps their edges clear, not what lies beside them.
+
+    Args:
+        distances: Of the map; without it nobody knows where walls are.
+        position: float64[2] m, where the robot is.
+        end: float64[2] m, where its edge ends.
+        room: m that its centre must keep.
+    """
+    if distances is None:
+        return False
+    here = distances.clearance(position, position, room)
+    return distances.clearance(position, end, room) < here - 1e-6
+
+
 class Docking:
     """Puts ``robots`` onto the grid, and is the only one that writes who is on it and who is on the way there.
 
@@ -54,7 +72,8 @@ class Docking:
         self.robots, self.floor, self.edges = robots, floor, edges
         self.grid, self.reservations, self.distances = floor.grid, floor.reservations, floor.distances
         self.radius, self.reserve, self.tolerance = floor.radius, floor.margins.reserve, floor.tolerance
-        self.astray = astray(floor.size, floor.tolerance, max(floor.margins.pose_error, 0.0))
+        self.pose_error = max(floor.margins.pose_error, 0.0)
+        self.astray = astray(floor.size, floor.tolerance, self.pose_error)
         self._centres = floor.grid.centres()
         self.in_reach = np.zeros(len(robots), dtype=bool)
         self._coast = np.zeros((len(robots), 2))
@@ -115,16 +134,23 @@ class Docking:
     # Getting onto the grid ------------------------------------------------------------------------------
 
     def watch_displaced(self, fresh: np.ndarray) -> None:
-        """A robot that was pushed off its edge leaves the grid and has to dock again; it keeps its cells."""
+        """A robot that was pushed off its edge leaves the grid and has to dock again; it keeps its cells.
+
+        So does one that was pushed less, where a wall is in the way from there to its cell.
+        """
         robots = self.robots
         on = np.flatnonzero(robots.docked & fresh)
         if not len(on):
             return
         starts, ends = self.grid.centre(robots.cells[on]), self.grid.centre(robots.targets[on])
         aside = distance_to_segment(robots.poses[on, :2], starts, ends)
-        for i in on[aside > self.astray]:
-            robots.docked[i] = False
-            robots.detail[i] = "was moved off its way"
+        displaced = aside > self.astray
+        for k in np.flatnonzero(~displaced & (aside > TRACKING_ERROR)):
+            displaced[k] = meets_wall(
+                self.distances, robots.poses[on[k], :2], ends[k], self.radius + self.pose_error
+            )
+        for i in on[displaced]:
+            self.undock(i, "was moved off its way")
 
     def undock(self, robot: int, reason: str) -> None:
         """Take a robot off the grid, whatever it was doing; it keeps its cells and docks once it can."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from marlgpt_policy.decentralised.peer_state import Rules, State
-from marlgpt_policy.decentralised.robot_controller import RobotController, ControllerConfig
+from marlgpt_policy.decentralised.robot_controller import ControllerConfig, RobotController
 from marlgpt_policy.encoders.token_layout import POGEMA_LAYOUT
 from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.fleet.fleet_config import FleetConfig
@@ -206,8 +206,7 @@ class CentralDriver:
 
 
 class LoneDriver:
-    """One ``RobotController`` for each robot, and a network that loses, delays and reorders what they tell each
-    other."""
+    """One ``RobotController`` for each robot, and a network that loses, delays and reorders their messages."""
 
     def __init__(
         self, scenario: Scenario, grid: NavGrid, policy: OnnxPolicy | StubPolicy, bodies: list[RobotConfig],

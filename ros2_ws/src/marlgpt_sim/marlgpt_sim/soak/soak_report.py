@@ -76,6 +76,7 @@ def summarise(results: list[Result]) -> dict[str, Any]:
             max(r["robot_contacts"], r["touches"]) for r in results if _failed(r, "contact")
         ),
         "wall_contacts": failures["wall"],
+        "walls_by_push": events["walls_by_push"],
         "least_gap_m": min(gaps, default=None),
         "failures": {kind: failures[kind] for kind in FAILURES},
         "failed_seeds": [result["seed"] for result in results if result["failure"]],
@@ -112,7 +113,9 @@ def _row(results: list[Result]) -> dict[str, float]:
     return {
         "runs": len(results),
         "robot_hours": round(hours, 1),
-        "faults": sum(n for r in results for kind, n in r["events"].items() if not kind.startswith("aim_")),
+        "faults": sum(
+            n for r in results for kind, n in r["events"].items() if not kind.startswith(("aim_", "walls_"))
+        ),
         "contacts": contacts,
         "failures": sum(bool(result["failure"]) for result in results),
         "goals_per_robot_hour": round(sum(r["goals"]["reached"] for r in results) / max(hours, 1e-9), 1),
@@ -138,6 +141,7 @@ def in_words(summary: dict[str, Any]) -> str:
         f"{summary['robot_hours']} robot-hours in {summary['runs']} runs, {faults} faults of {kinds} kinds, "
         f"{summary['goals']['given']} goals given, {summary['goals']['reached']} reached: {found}"
         + (f"; smallest gap {1e3 * gap:.1f} mm" if gap is not None else "")
+        + f"; {summary['walls_by_push']} robots pushed into walls"
     )
     if summary["never_seen"]:
         text.append(

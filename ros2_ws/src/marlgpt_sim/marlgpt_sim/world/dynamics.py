@@ -82,10 +82,9 @@ def push(poses, velocities, radii, limits, present, pushes, dt, margin, least,
 
     One after the other moves straight by its push (map-frame vx, vy, yaw rate) while the others stand. It
     ends where its gap to a robot would fall below `margin` plus what both need to stop, and never reduces its
-    least gap to the walls below that; a gap that is smaller already is not reduced. Nobody who drives is pushed
-    where it would roll into a wall.
+    least gap to the walls below that; a gap that is smaller already is not reduced.
     """
-    stand, xy, rolls = np.zeros(2), np.empty(2), np.empty(2)
+    stand, xy = np.zeros(2), np.empty(2)
     for i in range(len(poses)):
         if not present[i]:
             continue
@@ -102,14 +101,6 @@ def push(poses, velocities, radii, limits, present, pushes, dt, margin, least,
             if j != i and present[j]:
                 both = radii[i] + radii[j] + keep + _stopping(velocities[j], limits[j])
                 share = min(share, pair_impact(poses[i], move, 1.0, poses[j], stand, 1.0, both, 0.0))
-        _roll(rolls, poses[i, 2], velocities[i], limits[i])
-        there = poses[i].copy()
-        there[:2] += share * move
-        wide = radii[i] + margin  # a push may turn it, too
-        if wall_impact(poses[i], rolls, wide, occupied, distance, resolution, frame, xy) <= 1.0:
-            wide = radii[i]
-        if wall_impact(there, rolls, wide, occupied, distance, resolution, frame, xy) <= 1.0:
-            share = 0.0
         for j in range(len(poses)):
             if j != i and present[j]:
                 both = radii[i] + radii[j]
@@ -124,20 +115,6 @@ def _stopping(velocity, limits):
     """Metres that a robot drives until it stands: `REACTION` at its speed, then braking."""
     speed = np.hypot(velocity[0], velocity[1])
     return speed * (REACTION + 0.5 * speed / limits[2])
-
-
-@njit(cache=True)
-def _roll(way, yaw, velocity, limits):
-    """Write how far, map frame, a robot rolls straight on that still speeds up until it notices a push, and brakes."""
-    speed = np.hypot(velocity[0], velocity[1])
-    if speed == 0.0:
-        way[0] = way[1] = 0.0
-        return
-    fast = min(limits[0], speed + limits[2] * REACTION)
-    share = fast * (REACTION + 0.5 * fast / limits[2]) / speed
-    c, s = np.cos(yaw), np.sin(yaw)
-    way[0] = share * (c * velocity[0] - s * velocity[1])
-    way[1] = share * (s * velocity[0] + c * velocity[1])
 
 
 @njit(cache=True)
