@@ -6,6 +6,10 @@ breadth-first constraint tree, so that the first descent is as fast as PIBT and 
 same. PIBT includes the swap of two agents in a narrow corridor (Okumura 2024, arXiv 2308.04292): the
 agent that has to give way moves away from its goal and pulls the other one along, until there is a place to pass.
 
+Symbols of the paper: Q a configuration, S the first one, G that of all goals; N a high-level node with N.config,
+N.order, N.parent and N.tree, a queue of low-level constraints C = (who, where, parent); Open the stack of nodes,
+Explored the table from Q to N. PIBT is the configuration generator: Q_from is ``config``, Q_to is ``then``.
+
 The result depends on the arguments only: ties go to a fixed move order, in retries to a seeded one.
 """
 
@@ -19,7 +23,9 @@ from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
 TIE_ORDER = np.array([4, 2, 3, 1, 0], dtype=np.int64)
 """Moves of equal cost in the order in which they are tried. Fixed, so that a plan is a function of the state."""
 NOBODY = -1
+"""Index of an agent where there is none."""
 SUCCEEDED, FAILED, FRESH = 1, 0, -1
+"""What the agent above on PIBT's stack reported: it left its cell, it stays, or it was not asked yet."""
 
 
 def neighbour_table(moves: np.ndarray) -> np.ndarray:
@@ -42,7 +48,8 @@ def without(near: np.ndarray, shut: np.ndarray, start: np.ndarray) -> np.ndarray
 def _corridor_ahead(behind, here, near, fields, field_of, at):
     """The only way on from ``here`` when one comes from ``behind``: -1 for a dead end, -2 for a place to pass.
 
-    Dead ends one cell deep whose agent is at its goal are no place to pass.
+    A place to pass has two ways on (degree 3 or more), so that two agents can change their order there. A dead end of
+    one cell whose agent is at its goal does not count: it is taken for good.
     """
     ahead = -1
     for m in range(1, 5):
@@ -66,6 +73,8 @@ def _corridor_ahead(behind, here, near, fields, field_of, at):
 def _swap_required(i, j, cell_i, cell_j, near, fields, field_of, at):
     """Whether ``i``, pushing ``j`` ahead of it down its own cost-to-go, ends where they block each other."""
     goal_i, goal_j = fields[field_of[i]], fields[field_of[j]]
+    # i pushes j cell by cell: i takes j's cell, j the only one ahead. With a place to pass on the way no swap is
+    # needed; a dead end, or i no longer getting nearer, ends the push.
     while goal_i[cell_j] < goal_i[cell_i]:
         ahead = _corridor_ahead(cell_i, cell_j, near, fields, field_of, at)
         if ahead == -2:
@@ -73,12 +82,15 @@ def _swap_required(i, j, cell_i, cell_j, near, fields, field_of, at):
         if ahead == -1:
             break
         cell_i, cell_j = cell_j, ahead
+    # Blocked: j wants back over i's cell, and i is at its goal or wants on over j's.
     return goal_j[cell_i] < goal_j[cell_j] and (goal_i[cell_i] == 0 or goal_i[cell_j] < goal_i[cell_i])
 
 
 @numba.njit(cache=True, nogil=True)
 def _swap_possible(behind, first, near, fields, field_of, at):
     """Whether an agent that retreats from ``behind`` over ``first`` finds a place to pass."""
+    # Walk the corridor in which i retreats, with j behind it, up to a place to pass (possible), a dead end (not
+    # possible) or round to where it began (a ring: not possible).
     origin, here = behind, first
     while here != origin:
         ahead = _corridor_ahead(behind, here, near, fields, field_of, at)
@@ -92,6 +104,7 @@ def _swap_possible(behind, first, near, fields, field_of, at):
 def _swap_partner(i, best, config, then, near, fields, field_of, at):
     """The agent that ``i``, whose best next cell is ``best``, should let pass by retreating; -1 if none."""
     here = config[i]
+    # i and the agent on its best next cell are in each other's way: i goes away from its goal, j follows (pull).
     j = at[best]
     if j >= 0 and j != i and then[j] < 0:
         if _swap_required(i, j, here, best, near, fields, field_of, at):
@@ -112,6 +125,7 @@ def _swap_partner(i, best, config, then, near, fields, field_of, at):
 def _choices(i, config, near, fields, field_of, tie, row):
     """Fill ``row`` int32[5] with next cells of agent ``i`` by cost-to-go, ties as in ``tie`` int64[5]; their number."""
     field = fields[field_of[i]]
+    # Insertion sort, stable: equal costs keep the order of `tie`.
     size = 0
     for k in range(5):
         u = near[config[i], tie[k]]
@@ -135,6 +149,7 @@ def _successor(config, order, near, fields, field_of, ties, shift, at, taken, th
     """
     n = config.shape[0]
     choice, count, pointer, partner, stack = work
+    # Agents by priority; those with a constraint, or moved by an earlier one, have their cell in Q_to already.
     for o in range(order.shape[0]):
         if then[order[o]] >= 0:
             continue
@@ -146,6 +161,7 @@ def _successor(config, order, near, fields, field_of, ties, shift, at, taken, th
             i = stack[depth - 1]
             here = config[i]
             if entering:
+                # First visit of this agent: candidates by cost-to-go, reversed if it has to let somebody pass.
                 count[i] = _choices(i, config, near, fields, field_of, ties[(i + shift) % n], choice[i])
                 pointer[i] = 0
                 partner[i] = _swap_partner(i, choice[i, 0], config, then, near, fields, field_of, at)
@@ -159,15 +175,16 @@ def _successor(config, order, near, fields, field_of, ties, shift, at, taken, th
                 u = choice[i, pointer[i]]
                 pointer[i] += 1
                 if taken[u] >= 0:
-                    continue
+                    continue  # vertex conflict
                 j = at[u]
                 if j >= 0 and j != i and then[j] == here:
-                    continue  # they would swap cells
+                    continue  # swap conflict
                 taken[u] = i
                 then[i] = u
                 if j < 0 or j == i or then[j] >= 0:
                     state = SUCCEEDED
                 else:
+                    # Priority inheritance: whoever stands there and has no cell yet is served next.
                     stack[depth] = j
                     depth += 1
                     entering = True
@@ -191,6 +208,7 @@ def _successor(config, order, near, fields, field_of, ties, shift, at, taken, th
 
 @numba.njit(cache=True, nogil=True)
 def _hash(config):
+    """Hash int64 >= 0 of a configuration int32[n]: FNV-1a over cells, with a shift that mixes high bits down."""
     value = np.uint64(1469598103934665603)
     for i in range(config.shape[0]):
         value = (value ^ np.uint64(config[i])) * np.uint64(1099511628211)
@@ -221,17 +239,20 @@ def _search(start, fields, field_of, near, limit, ties, urgency):
         (plan int32[T + 1, n], exhausted): the plan is empty without a solution; ``exhausted`` says that the whole
         space was searched, so that there is none.
     """
+    # All of a search's memory at once: node k of at most limit + 1 lies in row k of these arrays.
     n, cells = start.shape[0], near.shape[0]
     configs = np.empty((limit + 1, n), dtype=np.int32)
     orders = np.empty((limit + 1, n), dtype=np.int32)
     priorities = np.empty((limit + 1, n), dtype=np.float64)
     parent = np.empty(limit + 1, dtype=np.int64)
+    # Nodes point to the first and last constraint of their queue N.tree.
     first, last = np.empty(limit + 1, dtype=np.int64), np.empty(limit + 1, dtype=np.int64)
     # Constraint "agent goes to cell" with the constraint above it in the tree and the next one in the queue.
     pool = 6 * limit + 6
     who, where = np.empty(pool, dtype=np.int32), np.empty(pool, dtype=np.int32)
     above, depth = np.empty(pool, dtype=np.int64), np.empty(pool, dtype=np.int32)
     following = np.empty(pool, dtype=np.int64)
+    # Explored: hash table with open addressing, twice as many slots as nodes, so that chains stay short.
     slots = 64
     while slots < 2 * limit + 2:
         slots *= 2
@@ -246,6 +267,7 @@ def _search(start, fields, field_of, near, limit, ties, urgency):
         np.empty(n, dtype=np.int64),
         np.empty(n, dtype=np.int64),
     )
+    # N_init = (config S, order by urgency, no parent, tree with the empty constraint C_init).
     configs[0] = start
     for i in range(n):
         orders[0, i] = i
@@ -258,6 +280,7 @@ def _search(start, fields, field_of, near, limit, ties, urgency):
     top = 1
     generated = 0
     while top > 0:
+        # Top of Open. It stays in Open until its tree is empty: successors are made one at a time (lazily).
         node = opened[top - 1]
         config, order = configs[node], orders[node]
         solved = True
@@ -265,7 +288,7 @@ def _search(start, fields, field_of, near, limit, ties, urgency):
             if fields[field_of[i], config[i]] != 0:
                 solved = False
                 break
-        if solved:
+        if solved:  # N.config = G: the plan along N.parent, from the end
             length = 0
             walk = node
             while walk >= 0:
@@ -278,6 +301,7 @@ def _search(start, fields, field_of, near, limit, ties, urgency):
                 plan[length] = configs[walk]
                 walk = parent[walk]
             return plan, False
+        # C <- N.tree.pop(); with an empty tree, all successors of N have been made.
         constraint = first[node]
         if constraint < 0:
             top -= 1
@@ -287,6 +311,8 @@ def _search(start, fields, field_of, near, limit, ties, urgency):
         generated += 1
         shift = generated * 31 % n
         first[node] = following[constraint]
+        # Grow the tree below C: for the next agent i in N.order one child per cell u that it can reach. Breadth first:
+        # few constraints come before many, and with n of them every successor is reached, hence completeness.
         if depth[constraint] < n:
             i = order[depth[constraint]]
             for k in range(5):
@@ -301,6 +327,7 @@ def _search(start, fields, field_of, near, limit, ties, urgency):
                     following[last[node]] = constraints
                 last[node] = constraints
                 constraints += 1
+        # Q_new: first what C and the constraints above it demand, then PIBT for all others.
         for i in range(n):
             at[config[i]] = i
             then[i] = -1
@@ -309,7 +336,7 @@ def _search(start, fields, field_of, near, limit, ties, urgency):
         while depth[walk] > 0:
             i, u = who[walk], where[walk]
             j = at[u]
-            if taken[u] >= 0 or (j >= 0 and j != i and then[j] == config[i]):
+            if taken[u] >= 0 or (j >= 0 and j != i and then[j] == config[i]):  # the constraints collide
                 feasible = False
                 break
             then[i] = u
@@ -324,6 +351,7 @@ def _search(start, fields, field_of, near, limit, ties, urgency):
                 taken[then[i]] = NOBODY
         if not feasible:
             continue
+        # Explored[Q_new]: linear probing from the slot of its hash.
         slot = _hash(then) & (slots - 1)
         known = -1
         while table[slot] >= 0:
@@ -339,6 +367,7 @@ def _search(start, fields, field_of, near, limit, ties, urgency):
             table[slot] = child
             configs[child] = then
             orders[child] = order
+            # Priorities as in PIBT: one more a step away from the goal, at the goal only the fraction (the urgency).
             for i in range(n):
                 if fields[field_of[i], then[i]] != 0:
                     priorities[child, i] = priorities[node, i] + 1.0
@@ -351,6 +380,7 @@ def _search(start, fields, field_of, near, limit, ties, urgency):
             constraints += 1
             opened[top] = child
         top += 1
+    # Open is empty: every configuration that can be reached was expanded, so there is no solution.
     return np.empty((0, n), dtype=np.int32), True
 
 

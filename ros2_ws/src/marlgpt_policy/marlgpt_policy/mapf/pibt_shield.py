@@ -7,6 +7,10 @@ a robot that wants an occupied cell asks its occupant to leave first, and takes 
 The order decides who gives way, and the order of priorities is rarely the best for the fleet. So a local search tries
 other orders and keeps the joint action that the policy finds most probable. The robot with the highest priority is
 served first in all of them: whatever plain PIBT guarantees it, it still gets.
+
+Symbols of the paper in ``_pibt``: Q_from[i] is ``cells[i]``, Q_to[i] the cell that ``chosen[i]`` leads to, undefined
+while ``decided[i]`` is false; C are the candidates in ``ranking[i]``; j is the agent that stands on candidate u.
+``tests/policy/mapf/reference_shield.py`` is the same algorithm in plain Python.
 """
 
 from __future__ import annotations
@@ -24,20 +28,38 @@ LEAST_PROBABILITY = 0.01
 
 @numba.njit(cache=True, nogil=True)
 def _pibt(cells, ranking, order, fixed, moves, reserved, occupant, chosen):
-    """Serve robots in ``order``; fills ``chosen`` (move per robot). ``reserved`` holds -1 (free), -2 or a robot."""
+    """Plain PIBT, the recursion of the paper as a loop over a stack of robots.
+
+    Args:
+        cells: int64[n, 2] Q_from.
+        ranking: int8[n, 5] candidates of each robot, best first, -1 for none.
+        order: int64[n] robots by falling priority.
+        fixed: bool[n] robots that stay.
+        moves: bool[R, C, 5] edges.
+        reserved: int64[R, C] robot whose Q_to is this cell, -1 for none, -2 for a cell that nobody may enter; changed.
+        occupant: int64[R, C] robot whose Q_from is this cell; all -1 at first, filled.
+        chosen: int8[n], filled with moves.
+
+    Returns:
+        ``chosen``.
+    """
     n = cells.shape[0]
     decided = np.zeros(n, dtype=np.bool_)
+    # The next candidate of each robot: after backtracking it goes on where it left off.
     pointer = np.zeros(n, dtype=np.int64)
     stack = np.empty(n + 1, dtype=np.int64)
     for i in range(n):
         occupant[cells[i, 0], cells[i, 1]] = i
         if fixed[i]:
+            # Has decided before all others, so nobody can make it leave.
             decided[i] = True
             chosen[i] = 0
             reserved[cells[i, 0], cells[i, 1]] = i
+    # Robots by falling priority; those that were pushed by an earlier one have decided already.
     for o in range(n):
         if decided[order[o]]:
             continue
+        # The stack holds the chain of inheritance: each robot waits for the one above it to leave the cell it wants.
         stack[0] = order[o]
         decided[order[o]] = True
         depth = 1
@@ -46,6 +68,7 @@ def _pibt(cells, ranking, order, fixed, moves, reserved, occupant, chosen):
         while depth > 0:
             i = stack[depth - 1]
             r, c = cells[i, 0], cells[i, 1]
+            # Priority inheritance came back valid: the robot above found a cell, so this one keeps its candidate.
             if returning and succeeded:
                 depth -= 1
                 continue
@@ -58,25 +81,30 @@ def _pibt(cells, ranking, order, fixed, moves, reserved, occupant, chosen):
                     continue
                 rr, cc = r + MOVES[move, 0], c + MOVES[move, 1]
                 if reserved[rr, cc] != -1:
-                    continue
+                    continue  # vertex conflict: somebody's Q_to, or closed
                 j = occupant[rr, cc]
                 if j >= 0 and j != i and decided[j]:
                     if rr == cells[j, 0] and cells[j, 0] + MOVES[chosen[j], 0] == r:
                         if cells[j, 1] + MOVES[chosen[j], 1] == c:
-                            continue  # they would swap cells
+                            continue  # swap conflict: Q_to[j] = Q_from[i], on the edge to Q_from[j]
+                # Reserve the candidate before asking who stands there to leave, so that nobody takes it meanwhile.
                 reserved[rr, cc] = i
                 chosen[i] = move
                 if j >= 0 and j != i and not decided[j]:
+                    # Priority inheritance: j is served at once, as if it had this robot's priority.
                     decided[j] = True
                     stack[depth] = j
                     depth += 1
                     pushed = True
                 else:
-                    returning, succeeded = True, True
+                    returning, succeeded = True, True  # empty, or left by a robot that has decided: valid
                     depth -= 1
                 break
             else:
-                chosen[i] = 0  # nothing left: stay, which takes the cell back from whoever asked for it
+                # Backtracking: no candidate is left, so the robot stays. That takes the cell back from the one that
+                # asked for it, which goes on with its next candidate. Nobody else can have reserved this cell: it would
+                # have pushed this robot then.
+                chosen[i] = 0
                 reserved[r, c] = i
                 returning, succeeded = True, False
                 depth -= 1
@@ -87,7 +115,14 @@ def _pibt(cells, ranking, order, fixed, moves, reserved, occupant, chosen):
 
 @numba.njit(cache=True, nogil=True)
 def _search(cells, ranking, worth, order, fixed, moves, reserved, occupant, rounds, seed):
-    """Joint action of the best of ``rounds + 1`` service orders, the first being ``order``; int8[n]."""
+    """Joint action with the largest worth over ``rounds + 1`` service orders, the first being ``order``.
+
+    A local search over orders; not part of PIBT. ``worth`` float64[n, 5] is log-probability, so the sum over robots is
+    that of the joint action. Other arguments as for ``_pibt``; ``order`` becomes the best one found.
+
+    Returns:
+        int8[n] moves.
+    """
     np.random.seed(seed)
     n = cells.shape[0]
     unreserved = reserved.copy()
@@ -98,6 +133,8 @@ def _search(cells, ranking, worth, order, fixed, moves, reserved, occupant, roun
     giving_way = np.empty(n, dtype=np.int64)
     trial = np.empty(n, dtype=np.int64)
     for _ in range(rounds):
+        # Who gave way: served earlier, it may get its first choice. Place 0 belongs to the first robot, whose way PIBT
+        # guarantees, and before the robot at place 1 there is only that one.
         count = 0
         for place in range(2, n):
             i = order[place]

@@ -1,6 +1,11 @@
 """Prioritised planning in space-time: ways of several robots without conflicts, one robot after the other.
 
 After Erdmann and Lozano-Perez 1987 and Silver 2005, within a window of time as in Li et al. 2021 (arXiv 2005.07371).
+Cooperative A* (Silver 2005): robots are planned in an order of priority. Each path goes into a reservation table (here
+``occupied``), and those that follow plan around it in space-time, where a node is a pair of step and cell. All plans
+end at step T, so the search goes through time layer by layer instead of taking the cheapest node first. A layer has at
+most as many nodes as the grid has cells, and no open list is needed.
+
 The first one takes its shortest way. Whoever is left without a way, as in a dead end, is planned before the others
 and told to get off the ways of the first ones.
 """
@@ -17,6 +22,7 @@ ATTEMPTS = 12
 STEP, MOVE = 16, 1
 """Cost of a step in which a robot is not at its goal, and of one in which it moves."""
 FAR = np.int32(2**30)
+"""Cost of a node that was not reached."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -35,6 +41,7 @@ def _one(start, weight, terminal, near, occupied, path, work):
     cost, came, layers = work
     steps = occupied.shape[0]
     sizes = np.zeros(steps, dtype=np.int64)
+    # Layer t holds the cells that can be reached in t steps; layer 0 is the start.
     layers[0, 0] = start
     sizes[0] = 1
     cost[0, start] = 0
@@ -45,11 +52,12 @@ def _one(start, weight, terminal, near, occupied, path, work):
             for m in range(5):
                 u = near[here, m]
                 if u < 0 or occupied[t + 1, u] >= 0:
-                    continue
+                    continue  # no such move, or a vertex conflict
                 if m > 0:
                     other = occupied[t, u]
                     if other >= 0 and occupied[t + 1, here] == other:
-                        continue  # they would swap cells
+                        continue  # swap conflict: the other one goes from u to here in this step
+                # g(t + 1, u): 16 for a step away from the goal, 1 more for a move, so that no path moves in vain.
                 total = cost[t, here] + weight[u] + (MOVE if m > 0 else 0)
                 if cost[t + 1, u] == FAR:
                     layers[t + 1, count] = u
@@ -59,15 +67,17 @@ def _one(start, weight, terminal, near, occupied, path, work):
                     came[t + 1, u] = here
         sizes[t + 1] = count
         if count == 0:
-            break
+            break  # enclosed by paths of others: no way
     found = sizes[steps - 1] > 0
     if found:
+        # The end with the smallest g + h: `terminal` is the cost-to-go beyond the window.
         best = layers[steps - 1, 0]
         for k in range(1, sizes[steps - 1]):
             u = layers[steps - 1, k]
             if cost[steps - 1, u] + terminal[u] < cost[steps - 1, best] + terminal[best]:
                 best = u
         path[steps - 1] = best
+        # Back along the parents.
         for t in range(steps - 1, 0, -1):
             path[t - 1] = came[t, path[t]]
     for t in range(steps):  # only what was touched: grids are large
@@ -78,9 +88,23 @@ def _one(start, weight, terminal, near, occupied, path, work):
 
 @numba.njit(cache=True, nogil=True)
 def _all(start, weights, terminals, near, order, paths, work):
-    """Plan robots in ``order``, fill ``paths`` int32[T + 1, n]; -1, or the one that has no way."""
+    """Prioritised planning: each robot of ``order`` around the paths of those before it.
+
+    Args:
+        start: int32[n] flat cells.
+        weights: int32[n, cells] cost of a step in each cell, by robot.
+        terminals: int32[n, cells] cost of ending in each cell, by robot.
+        near: int32[cells, 5], see ``lacam.neighbour_table``.
+        order: int64[n] robots by priority.
+        paths: int32[T + 1, n], filled.
+        work: As for ``_one``.
+
+    Returns:
+        -1, or the robot that has no way.
+    """
     steps = paths.shape[0]
     occupied = np.full((steps, near.shape[0]), -1, dtype=np.int32)
+    # Row 0 holds where everybody stands: with row 1 of those planned before it shows swaps in the first step.
     for i in range(start.shape[0]):
         occupied[0, start[i]] = i
     path = np.empty(steps, dtype=np.int32)
@@ -146,24 +170,29 @@ def plan_window(
     start = np.ascontiguousarray(start, dtype=np.int32)
     away = np.minimum(fields, 2**20).astype(np.int32)
     weights, terminals = np.where(away > 0, STEP, 0).astype(np.int32), STEP * away
+    # Those who are asked to make room pay for moves and for steps on a shortest way of the first ones, nothing else.
     busy = np.zeros(fields.shape[1], dtype=np.int32)
     for i in range(served):
         busy[way(int(start[i]), fields[i], near, horizon)] = STEP
     paths = np.empty((horizon + 1, n), dtype=np.int32)
     shape = (horizon + 1, fields.shape[1])
     work = np.full(shape, FAR), np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.int32)
+    # Prioritised planning is incomplete: the order decides whether all find a way. So whoever found none goes first
+    # in the next attempt.
     early: list[int] = []
     for _ in range(ATTEMPTS):
         order = np.array(early + [i for i in range(n) if i not in early])
         trapped = _all(start, weights, terminals, near, order, paths, work)
         if trapped < 0:
+            # All have a path. It is of use only if the first one gets nearer to its goal, or began at it.
             along = away[0, paths[:, 0]]
             return paths if along[-1] < along[0] or along[0] == 0 else None
         if early[:1] == [trapped]:
-            return None
+            return None  # not even as the first of all
         if trapped in early:
             early.remove(trapped)
         early.insert(0, trapped)
+        # A robot that stands in the way forgets its own goal and gets off the ways of the first ones.
         if trapped >= served:
             weights[trapped], terminals[trapped] = busy, 0
     return None

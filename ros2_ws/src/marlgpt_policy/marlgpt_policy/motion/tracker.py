@@ -4,6 +4,13 @@ Speeds follow a square-root profile that can always be braked in time: with T tw
 `v^2 / (2 a) + T v = d`, where d is the distance left after the time the robot needs to obey (`latency`). This
 is a braking parabola far out and an exponential approach close by, so the robot stops at the point and not
 beyond it. There is no mode to remember between calls: everything follows from the pose and the last command.
+
+Kinematics. A differential drive is a unicycle with pose (x, y, theta) and inputs (v, w): x' = v cos theta,
+y' = v sin theta, theta' = w; it cannot move sideways, so it has to face where it goes. A holonomic drive has
+(vx, vy, w), each free. Braking from v with deceleration a takes the distance v^2 / (2 a).
+
+Coordinates of an edge with unit vector e = (ex, ey) and left normal n = (-ey, ex): a robot at offset o from the start
+has ``along`` = o . e and ``across`` = o . n, both in m.
 """
 
 from __future__ import annotations
@@ -165,6 +172,7 @@ def _profile(distance: float, acceleration: float, approach: float) -> float:
     """Return the speed from which a stop within `distance` is always possible; 0 at or behind the point."""
     if distance <= 0.0:
         return 0.0
+    # v^2 / (2 a) + T v = d with T = `approach`, solved for v >= 0: braking distance plus what T seconds at v add.
     lag = acceleration * approach
     return math.sqrt(lag * lag + 2.0 * acceleration * distance) - lag
 
@@ -182,29 +190,35 @@ def _stop_speed(
     """
     if rolling < CREEP and distance < DEADBAND:
         return 0.0
+    # Distance left when this command takes effect: what earlier commands still carry the robot is gone already.
     speed = _profile(distance - max(pending, rolling * latency), acceleration, APPROACH_PERIODS * dt)
+    # v latency + v^2 / (2 a) <= d for a speed that is to rise: room for the case that no further command arrives.
     speed = min(speed, max(rolling, _profile(distance, acceleration, latency)))
     return speed if speed >= CREEP else 0.0
 
 
 @numba.njit(cache=True)
 def _wrap(angle: float) -> float:
+    """Return the same angle in [-pi, pi) rad."""
     return (angle + math.pi) % (2.0 * math.pi) - math.pi
 
 
 @numba.njit(cache=True)
 def _clip(value: float, low: float, high: float) -> float:
+    """Return the nearest number to `value` within `low` to `high`."""
     return min(max(value, low), high)
 
 
 @numba.njit(cache=True)
 def _alignment(error: float) -> float:
+    """Return the share of speed, 0..1, at a heading error in rad: a unicycle that faces elsewhere turns first."""
     return max(0.0, 1.0 - abs(error) / ALIGN_WINDOW)
 
 
 @numba.njit(cache=True)
 def _turn_rate(error: float, last: float, limit: np.ndarray, dt: float, latency: float) -> float:
     """Return the yaw rate that turns by `error` rad and stops there."""
+    # The same braking profile for angles: what the last rate turns until this command acts is gone already.
     left = error - last * latency
     rate = min(limit[1], _profile(abs(left), limit[3], TURN_PERIODS * dt))
     return math.copysign(rate, left)
@@ -224,6 +238,8 @@ def _differential(
     length, along, across, allowed = edge[2], edge[3], edge[4], edge[5]
     rolling = max(0.0, last[0])
     forward = math.cos(pose[2]) * edge[0] + math.sin(pose[2]) * edge[1]
+    # The reservation ends after `allowed` m of edge. At heading theta relative to the edge, v covers v cos(theta) of
+    # edge a second, so the robot itself may drive allowed / cos(theta).
     cap = limit[0]
     if length > 0.0 and forward > 0.0:
         left = (allowed + EDGE_SLACK) / max(forward, 1e-6)
@@ -242,6 +258,8 @@ def _differential(
             speed = max(speed, on_edge)
         return min(speed, cap), 0.0
     if length > 0.0:
+        # Pure pursuit: head for the point of the edge `LOOKAHEAD` m further along than the robot, the target at most.
+        # From the robot it lies at (ahead, -across) in coordinates of the edge, here turned into the map frame.
         ahead = min(length, max(0.0, along) + LOOKAHEAD) - along
         aim_x = ahead * edge[0] + across * edge[1]
         aim_y = ahead * edge[1] - across * edge[0]
@@ -256,6 +274,7 @@ def _holonomic(
     dt: float, latency: float, tolerance: float,
 ) -> tuple[float, float]:  # fmt: skip
     """Return the wanted velocity in the map frame; `edge` as in `_differential`."""
+    # Body frame to map frame: rotation by the yaw.
     cosine, sine = math.cos(pose[2]), math.sin(pose[2])
     rolling_x, rolling_y = cosine * last[0] - sine * last[1], sine * last[0] + cosine * last[1]
     to_x, to_y = target[0] - pose[0], target[1] - pose[1]
@@ -263,18 +282,21 @@ def _holonomic(
     standing = math.hypot(last[0], last[1]) < CREEP
     if distance <= tolerance and (standing or edge[2] == 0.0):
         return 0.0, 0.0
-    if edge[2] == 0.0:
+    if edge[2] == 0.0:  # waits: straight back to the target, if it was pushed away
         towards_x, towards_y = to_x / distance, to_y / distance
         rolling = max(0.0, rolling_x * towards_x + rolling_y * towards_y)
         speed = min(limit[0], _stop_speed(distance, rolling, pending, limit[2], dt, latency))
         return speed * towards_x, speed * towards_y
     length, along, across, allowed = edge[2], edge[3], edge[4], edge[5]
+    # Velocity in coordinates of the edge. Along and across get shares of a with 0.8^2 + 0.6^2 = 1, so that braking in
+    # both at once stays within a.
     rolling_along = rolling_x * edge[0] + rolling_y * edge[1]
     rolling_across = rolling_y * edge[0] - rolling_x * edge[1]
     brake_along, brake_across = ALONG_SHARE * limit[2], ACROSS_SHARE * limit[2]
     speed = _stop_speed(allowed, max(0.0, rolling_along), pending, brake_along, dt, latency)
-    if along > length and distance > tolerance:
+    if along > length and distance > tolerance:  # past the end: back
         speed = -_stop_speed(along - length, max(0.0, -rolling_along), 0.0, brake_along, dt, latency)
+    # The further beside the edge, the slower along it; `LANE` m beside it the robot only returns.
     speed *= max(0.0, 1.0 - abs(across) / LANE)
     sideways = 0.0
     if distance > tolerance:
@@ -286,6 +308,7 @@ def _holonomic(
     sideways = _clip(sideways, rolling_across - brake_across * dt, rolling_across + brake_across * dt)
     scale = min(1.0, limit[0] / max(math.hypot(speed, sideways), 1e-12))
     speed, sideways = speed * scale, sideways * scale
+    # Edge frame to map frame: speed e + sideways n.
     return speed * edge[0] - sideways * edge[1], speed * edge[1] + sideways * edge[0]
 
 
@@ -309,6 +332,7 @@ def _last_command(command: np.ndarray, limit: np.ndarray, holonomic: bool, last:
 @numba.njit(cache=True)
 def _within_acceleration(wanted: np.ndarray, last: np.ndarray, limit: np.ndarray, dt: float) -> None:
     """Move `wanted` to the nearest command that one period can reach, in place."""
+    # Clip the whole change, not each axis: the direction of the change stays.
     change_x, change_y = wanted[0] - last[0], wanted[1] - last[1]
     change = math.hypot(change_x, change_y)
     if change > limit[2] * dt:
@@ -325,6 +349,7 @@ def _track_all(
     dt: float, latency: float, turn_latency: float, tolerance: float,
     out: np.ndarray, progress: np.ndarray, arrived: np.ndarray, cross_track: np.ndarray,
 ) -> None:  # fmt: skip
+    """Track for each robot; arguments as for `track`, results of `TrackResult` written into the last four."""
     edge, last, rolls = np.empty(6), np.empty(3), np.empty(3)
     for i in range(len(poses)):
         pose, start, target, limit = poses[i], starts[i], targets[i], limits[i]
@@ -336,6 +361,7 @@ def _track_all(
         distance = math.hypot(target[0] - pose[0], target[1] - pose[1])
         length = math.hypot(span_x, span_y)
         arrived[i] = distance <= tolerance
+        # Coordinates of the edge; edge[5] is how far along it the reservation still lets the robot drive, in m.
         if length > 1e-6:
             edge[0], edge[1], edge[2] = span_x / length, span_y / length, length
             edge[3] = off_x * edge[0] + off_y * edge[1]
@@ -348,13 +374,14 @@ def _track_all(
             progress[i] = 1.0
             cross_track[i] = distance
         holonomic = drive[i] == 1
+        # Limits count from the last command, braking from the velocity that the robot may still have.
         _last_command(commands[i], limit, holonomic, last)
         _last_command(rolling[i], limit, holonomic, rolls)
         wanted = out[i]
         if not hold[i] and holonomic:
             x, y = _holonomic(pose, rolls, pending[i], target, edge, limit, dt, latency, tolerance)
             cosine, sine = math.cos(pose[2]), math.sin(pose[2])
-            wanted[0], wanted[1] = cosine * x + sine * y, cosine * y - sine * x
+            wanted[0], wanted[1] = cosine * x + sine * y, cosine * y - sine * x  # map frame to body frame
         elif not hold[i]:
             wanted[0], wanted[2] = _differential(
                 pose, rolls, pending[i], target, edge, limit, dt, latency, turn_latency, tolerance
