@@ -17,6 +17,7 @@ ELSEWHERE = {
     "localization.launch.py",  # of turtlebot4_navigation
     "marlgpt_spread.py",  # printed in docs/new-environment.md
     "two_robots.py",  # printed in docs/api.md
+    "greedy.py",
 }
 """Files that pages speak of and that are no part of this repository."""
 WRITTEN = {"bag", "logs", "bags", "out", "original", "dagger", "failures", "spread", "expected", "OUT"}
