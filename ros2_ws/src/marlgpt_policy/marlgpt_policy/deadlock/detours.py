@@ -15,11 +15,11 @@ class Detours:
     """Cost-to-go that leads around cells where robots stand that do not drive.
 
     Attributes:
-        closed: int[k, 2] those cells.
+        closed: int64[k, 2] row and column of those cells, sorted.
     """
 
     def __init__(self, costs: CostToGo) -> None:
-        """Around nothing yet."""
+        """Start with no cell closed; ``costs`` are those of the whole grid."""
         self._plain = self._around = costs
         self.closed = np.zeros((0, 2), dtype=np.int64)
 

@@ -29,7 +29,7 @@ from marlgpt_policy.grid.moves import MOVE_OFFSETS as MOVES
 NONE, SAMPLING, PIBT, PLAN = range(4)
 """Values of ``marlgpt_msgs/RobotDecision.remedy``."""
 REMEDY_NAMES = {SAMPLING: "sampling", PIBT: "pibt", PLAN: "plan"}
-"""In words, as diagnostics count them."""
+"""Names of the remedies in diagnostics and reports."""
 
 
 def shortest(fields: np.ndarray, cells: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -47,7 +47,7 @@ def shortest(fields: np.ndarray, cells: np.ndarray, mask: np.ndarray) -> np.ndar
 
 
 def rungs(idle: np.ndarray, planned: np.ndarray, first: np.ndarray, temperature: float) -> np.ndarray:
-    """int8[m] the remedy for each robot.
+    """int8[m] the remedy for each robot; of several that apply the surest: going first, plan, sampling.
 
     Args:
         idle: float[m] steps without progress.

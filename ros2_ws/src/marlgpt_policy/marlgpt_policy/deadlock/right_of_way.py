@@ -21,13 +21,13 @@ FIRST_AFTER = 24
 MOST_FIRST = 8
 """Most robots that go first at the same time."""
 PLANNED = 1e6
-"""Added to the priority of robots that follow a plan: the others make way for it."""
+"""Added to the shield's priority of robots that follow a plan: the others make way for it."""
 FIRST = 1e7
-"""Added to the priority of such robots; more than that of robots that follow a plan."""
+"""Added to the shield's priority of robots that go first; more than that of robots that follow a plan."""
 LONGEST_FIRST = 180.0
-"""Seconds after which the first of them becomes the last of them."""
+"""Seconds after which the first of the robots that go first becomes the last of them."""
 IN_VAIN = 30.0
-"""Seconds in which the first of them must get on, or it becomes the last: it does not help, and others may need it."""
+"""Seconds in which the first of them must get nearer to its goal; otherwise it becomes the last, so that others try."""
 
 
 @dataclass
@@ -63,7 +63,14 @@ class RightOfWay:
     """
 
     def __init__(self, robots: Robots, stagnation: Stagnation, costs: CostToGo, detours: Detours) -> None:
-        """Nobody goes first yet."""
+        """Start without robots that go first.
+
+        Args:
+            robots: State of all n robots.
+            stagnation: Steps that each has waited; reset for a robot that no longer goes first.
+            costs: Cost-to-go on the whole grid.
+            detours: Cost-to-go around robots that do not drive.
+        """
         self.robots, self.stagnation, self.detours = robots, stagnation, detours
         self.firsts: dict[int, tuple[int, ...]] = {}
         self.count = 0
@@ -102,7 +109,7 @@ class RightOfWay:
                 self.count += 1
 
     def _rotate(self, now: float) -> None:
-        """Have the first of them go last where going first does not help it."""
+        """Make the leader the last of ``firsts`` where leading does not help it, see :meth:`Leader.in_vain`."""
         for robot in list(self.firsts)[:1]:
             left = self._left(robot)
             if self._leader is None or self._leader.robot != robot:

@@ -31,11 +31,15 @@ RENEW = 4.0
 PAUSE = 1.0
 """Least seconds between two plans; twice as many after each time that there was none, up to ``LONGEST_PAUSE``."""
 LONGEST_PAUSE = 8.0
+"""Largest such pause, s."""
 
 
 @numba.njit(cache=True, nogil=True)
 def _next(path, step, i):
-    """Row of the next cell of robot ``i``, -1 at the end of its way."""
+    """Row of ``path`` int32[T + 1, n] in which robot ``i`` is in its next cell, -1 at the end of its way.
+
+    ``step`` int64[n] is the row in which each robot is. Waits of the plan are skipped: order counts, not time.
+    """
     for t in range(step[i] + 1, path.shape[0]):
         if path[t, i] != path[step[i], i]:
             return t
@@ -44,7 +48,7 @@ def _next(path, step, i):
 
 @numba.njit(cache=True, nogil=True)
 def _blocks(path, step, rows, i, j):
-    """Whether robot ``j`` is still to leave the next cell of ``i``; ``rows`` as in ``advance``."""
+    """Whether robot ``j`` passes the next cell of ``i`` before ``i`` and has not left it; ``rows`` as in ``advance``."""
     cell = path[rows[i], i]
     begin = step[j]
     if rows[j] >= 0 and path[begin, j] == cell:
@@ -73,6 +77,8 @@ def advance(path: np.ndarray, step: np.ndarray, ready: np.ndarray) -> np.ndarray
     for i in range(n):
         if ready[i]:
             rows[i] = _next(path, step, i)
+    # A greatest fixed point: begin with all moving, stop whoever is blocked, and again, until nobody is. Robots that
+    # follow each other round a circle block nobody, so they keep moving.
     changed = True
     while changed:
         changed = False
@@ -126,7 +132,7 @@ class JointPlans:
     """
 
     def __init__(self, costs: CostToGo) -> None:
-        """None yet."""
+        """Start without a plan; ``costs`` are those of the whole grid."""
         self.plan: JointPlan | None = None
         self.count = 0
         self._costs = costs
@@ -209,7 +215,7 @@ class JointPlans:
         return True
 
     def _due(self, place: dict[int, int], first: list[int], robots, goals, now: float) -> bool:
-        """Whether another plan is to be made."""
+        """Whether another plan is to be made: there is none, it is old, a robot or goal is not the plan's."""
         plan = self.plan
         if plan is None or now - plan.made >= RENEW or now < plan.made:
             return True
@@ -220,6 +226,10 @@ class JointPlans:
         return bool((goals[rows] != plan.goals).any())
 
     def _make(self, first, robots, cells, goals, fields, able, closed, now: float) -> JointPlan | None:
+        """Plan the robots that go first and those near their ways; None if the first would not get nearer.
+
+        ``first`` int list holds rows of the other arrays; these are as for :meth:`propose`.
+        """
         flat = fields.reshape(len(robots), -1)
         here = cells @ (self._columns, 1)
         able = able & (flat[np.arange(len(robots)), here] < UNREACHABLE)

@@ -25,7 +25,7 @@ class Stagnation:
     """
 
     def __init__(self, n: int) -> None:
-        """Nobody has waited yet."""
+        """Start with 0 decisions waited by each of ``n`` robots."""
         self.idle = np.zeros(n)
         self._nearest = np.full(n, np.iinfo(np.int64).max)
         self._goals = np.full((n, 2), -1, dtype=np.int64)
