@@ -48,7 +48,7 @@ def _next(path, step, i):
 
 @numba.njit(cache=True, nogil=True)
 def _blocks(path, step, rows, i, j):
-    """Whether robot ``j`` passes the next cell of ``i`` before ``i`` and has not left it; ``rows`` as in ``advance``."""
+    """Whether robot ``j`` passes the next cell of ``i`` before it and has not left it; ``rows`` as in ``advance``."""
     cell = path[rows[i], i]
     begin = step[j]
     if rows[j] >= 0 and path[begin, j] == cell:
