@@ -84,7 +84,7 @@ def decentralised(scene: Scene, seconds: float, loss: float) -> tuple[int, float
     fleet = [
         RobotController(
             body, scene.grid, scene.policy, rules, 1,
-            ControllerConfig(control_period=PERIOD, latency=LATENCY, first_settle=0.0, seed=scene.seed + i),
+            ControllerConfig(control_period=PERIOD, latency=LATENCY, seed=scene.seed + i),
             scene.distances,
         )
         for i, body in enumerate(scene.bodies)
