@@ -502,3 +502,27 @@ def test_who_does_not_know_how_far_it_has_turned_does_not_drive_off_beside_its_w
         aside = max(aside, abs(sim.world.poses[0, 0] - line))
     assert aside < 0.02
     assert sim.world.poses[0, 1] > sim.grid.centre(np.array([1, 0]))[1], "it drives all the same"
+
+
+def test_a_clock_that_jumps_ahead_makes_no_pose_believed_and_nobody_rested_sooner():
+    sim = hall((1, 0), jump_settle=4.0, first_settle=2.0)
+    sim.run(0.5)
+    assert sim.status(0) == Status.OFF_GRID, "its first poses have not agreed for 2 s"
+    sim.time += 3.0
+    sim.run(1.0)
+    assert sim.status(0) == Status.OFF_GRID
+    sim.run(1.0)
+    assert sim.status(0) == Status.IDLE
+    sim.go(0, (1, 4))
+    sim.run(2.0, lambda r: r.commands[0, 0] > 0.8)
+    x, y, yaw = sim.world.poses[0]
+    for _ in range(20):
+        sim.fleet.update_pose(0, x, y, yaw + 1.5, sim.time)
+        sim.fleet.tick(sim.time)
+        sim.time += PERIOD
+    sim.time += 3.5
+    for _ in range(50):
+        sim.fleet.update_pose(0, x, y, yaw + 1.5, sim.time)
+        sim.fleet.tick(sim.time)
+        assert sim.status(0) == Status.JUMPED
+        sim.time += PERIOD

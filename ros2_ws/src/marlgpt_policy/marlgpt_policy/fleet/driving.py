@@ -88,15 +88,17 @@ class Driving:
         starts[~active] = ends[~active] = robots.poses[~active, :2]
         return starts, ends
 
-    def start_anew(self, braked: float, now: float) -> None:
+    def start_anew(self, gap: float, now: float) -> None:
         """Bases have stopped by themselves for want of commands, or are about to: robots start from a standstill.
 
         Args:
-            braked: s for which they have been braking.
+            gap: s since the last control period; of a clock that jumped ahead they have not passed.
             now: s.
         """
-        self.robots.commands[:] = 0.0
-        self._roll(braked, now)
+        robots = self.robots
+        robots.commands[:] = 0.0
+        robots.rest_at[robots.rest_at > now - gap] += gap
+        self._roll(min(gap, self.config.pose_timeout) - self.localisation.latency, now)
 
     def stand(self, robot: int | None = None) -> None:
         """Take one robot's command, or all, to be zero from now on: somebody else has sent that."""

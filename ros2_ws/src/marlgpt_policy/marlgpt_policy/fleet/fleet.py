@@ -328,9 +328,9 @@ class Fleet(Robots):
             self.decider.clock_set_back()
             self.unfit_since[np.isfinite(self.unfit_since)] = now
             self.last_decision = self.last_reached = -np.inf
-        braked = self.localisation.advance(now)
-        if braked is not None:
-            self.driving.start_anew(braked, now)
+        gap = self.localisation.advance(now)
+        if gap is not None:
+            self.driving.start_anew(gap, now)
 
     def _docked(self, arrived: list[int], now: float) -> None:
         """Robots have come onto the grid: what they did before does not count, and their goals must be in reach."""

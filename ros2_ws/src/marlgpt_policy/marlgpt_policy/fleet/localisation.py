@@ -28,6 +28,7 @@ class Localisation:
         self.jumps = 0
         self.jitter = 0.0
         self.last_tick = -math.inf
+        self._suspected_at = np.full(len(robots), -math.inf)  # s, stamps of the newest poses not believed
 
     @property
     def latency(self) -> float:
@@ -38,6 +39,7 @@ class Localisation:
     def grow(self, count: int) -> None:
         """Robots were appended to the fleet."""
         self.reckoning.grow(count)
+        self._suspected_at = np.append(self._suspected_at, np.full(count, -math.inf))
 
     def update_pose(self, robot: int, x: float, y: float, yaw: float, now: float) -> bool:
         """Take a pose in the grid's frame (m, rad) received at ``now`` s.
@@ -79,7 +81,11 @@ class Localisation:
         if not agrees:
             self.jumps += not np.isfinite(last[0])
             robots.suspect_since[robot] = now
+        elif now - self._suspected_at[robot] > self.config.pose_timeout:
+            # The clock jumped ahead, or poses were lost: nothing has agreed meanwhile.
+            robots.suspect_since[robot] += now - self._suspected_at[robot]
         robots.suspect[robot] = pose
+        self._suspected_at[robot] = now
         return now - robots.suspect_since[robot] >= self.config.jump_settle
 
     def fresh(self, now: float) -> np.ndarray:
@@ -106,15 +112,18 @@ class Localisation:
         """Note how far commands have carried the robots since their poses were measured.
 
         Returns:
-            None, or after a gap that is longer than bases wait for commands how long they have been braking, s.
+            None, or the s since the last period after a gap that is longer than bases wait for commands.
         """
         robots, period = self.robots, self.config.control_period
         elapsed = now - self.last_tick if math.isfinite(self.last_tick) else period
+        if elapsed > self.config.pose_timeout:  # a freeze, or the clock jumped ahead: nothing was seen meanwhile
+            settling = self.last_tick - robots.first_pose < self.config.first_settle
+            robots.first_pose[settling] += elapsed
         late = elapsed > max(self.latency, 3 * period) + period
-        elapsed = min(max(elapsed, 0.0), self.config.pose_timeout)
+        gap, elapsed = elapsed, min(max(elapsed, 0.0), self.config.pose_timeout)
         self.last_tick = now
         self.jitter = max(elapsed - period, 0.98 * self.jitter)
         moved = displacement(robots.poses[:, 2] + robots.driven[:, 2], robots.rolling, elapsed)
         self.reckoning.note(np.nan_to_num(moved), now)
         robots.driven[:] = self.reckoning.after(robots.pose_time)
-        return elapsed - self.latency if late else None
+        return gap if late else None

@@ -192,6 +192,8 @@ class SoakRun:
         kind, there = event.kind, bool(self.world.present[row])
         if kind in KINDS and kind != "clock_jump" and there == (kind == "join"):
             return False
+        if kind == "clock_jump":  # clocks begin at 0
+            return self.faults.clock + event.size["seconds"] > 0.0
         unknown = any(self.faults.active(fault)[row] for fault in UNKNOWN_PLACE)
         if kind in ("push", "set_down"):
             return there and not unknown and not self.down and (kind == "push" or self._fits(event, row))
