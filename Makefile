@@ -7,7 +7,7 @@ SETUP := $(VENV)/.packages ros2_ws/install/.built
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 
 .DEFAULT_GOAL := help
-.PHONY: help setup envs demo retrain-demo soak test lint format bench clean
+.PHONY: help setup envs demo retrain-demo soak test test-quick lint format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,12 +32,19 @@ retrain-demo: | $(SETUP) ## Record an expert, import, fine-tune, swap the policy
 soak: | $(SETUP) ## Simulate many robot-hours with every fault mixed (HOURS=100 WORKERS=2)
 	OMP_NUM_THREADS=1 $(VENV)/bin/marlgpt soak $(if $(HOURS),--hours '$(HOURS)') --workers '$(or $(WORKERS),2)'
 
-test: | $(SETUP) ## Run the tests (ARGS=... for pytest)
-	PYTHONHASHSEED=0 $(PY) -m pytest $(ARGS)
+# One process more than cores: tests of the ROS graph wait much of their time.
+JOBS ?= $(shell expr $$(nproc) + 1)
 
-lint: | $(SETUP) ## Check style and formatting
+test: | $(SETUP) ## Run the tests in parallel (JOBS=... processes, ARGS=... for pytest)
+	PYTHONHASHSEED=0 $(PY) -m pytest -n $(JOBS) --dist loadfile --durations 10 $(ARGS)
+
+test-quick: | $(SETUP) ## Run what takes seconds and needs no ROS graph: for the inner loop
+	PYTHONHASHSEED=0 $(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow and not graph" --durations 10 $(ARGS)
+
+lint: | $(SETUP) ## Check style, formatting, and who may import whom
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache >/dev/null || $(VENV)/bin/lint-imports --no-cache
 
 format: | $(SETUP) ## Fix style and formatting
 	$(PY) -m ruff check --fix .
