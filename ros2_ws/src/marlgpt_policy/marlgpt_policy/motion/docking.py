@@ -72,8 +72,7 @@ class Docking:
         self.robots, self.floor, self.edges = robots, floor, edges
         self.grid, self.reservations, self.distances = floor.grid, floor.reservations, floor.distances
         self.radius, self.reserve, self.tolerance = floor.radius, floor.margins.reserve, floor.tolerance
-        self.pose_error = max(floor.margins.pose_error, 0.0)
-        self.astray = astray(floor.size, floor.tolerance, self.pose_error)
+        self.astray = astray(floor.size, floor.tolerance, max(floor.margins.pose_error, 0.0))
         self._centres = floor.grid.centres()
         self.in_reach = np.zeros(len(robots), dtype=bool)
         self._coast = np.zeros((len(robots), 2))
@@ -147,7 +146,7 @@ class Docking:
         displaced = aside > self.astray
         for k in np.flatnonzero(~displaced & (aside > TRACKING_ERROR)):
             displaced[k] = meets_wall(
-                self.distances, robots.poses[on[k], :2], ends[k], self.radius + self.pose_error
+                self.distances, robots.poses[on[k], :2], ends[k], self.radius + self.floor.pose_error
             )
         for i in on[displaced]:
             self.undock(i, "was moved off its way")

@@ -25,6 +25,7 @@ class Floor:
         margins: Distances between robots, m.
         radius: Of the largest robot, m.
         tolerance: Distance from a cell's centre that counts as there, m.
+        pose_error: Bound on each robot's position error, m, as far as somebody has said it; 0 otherwise.
     """
 
     grid: NavGrid
@@ -34,6 +35,7 @@ class Floor:
     margins: SafetyMargins
     radius: float
     tolerance: float
+    pose_error: float = 0.0
 
     @staticmethod
     def of(
@@ -57,7 +59,14 @@ class Floor:
         """
         margins = SafetyMargins.of(grid.cell_size, radius, pose_error)
         return Floor(
-            grid, CostToGo(grid.moves), Reservations(grid.free.shape), distances, margins, radius, tolerance
+            grid,
+            CostToGo(grid.moves),
+            Reservations(grid.free.shape),
+            distances,
+            margins,
+            radius,
+            tolerance,
+            pose_error or 0.0,
         )
 
     @property
