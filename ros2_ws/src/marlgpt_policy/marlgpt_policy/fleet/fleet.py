@@ -177,11 +177,11 @@ class Fleet(Robots):
 
     def status(self, robot: int, now: float) -> tuple[Status, str]:
         """What a robot is doing and, where it stands still for a reason, why."""
-        return fleet_status.status(self, robot, now)
+        return fleet_status.status(self, self.config, self.stopped, robot, now)
 
     def statuses(self, now: float) -> list[tuple[Status, str]]:
         """:meth:`status` of every robot."""
-        return fleet_status.statuses(self, now)
+        return fleet_status.statuses(self, self.config, self.stopped, now)
 
     # Inputs ---------------------------------------------------------------------------------------------
 

@@ -2,60 +2,57 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from marlgpt_policy.fleet.fleet_config import FleetConfig
 from marlgpt_policy.robots.robot_config import Status
-
-if TYPE_CHECKING:
-    from marlgpt_policy.fleet.fleet import Fleet
+from marlgpt_policy.robots.robot_state import Robots
 
 
-def status(fleet: Fleet, robot: int, now: float) -> tuple[Status, str]:
+def status(robots: Robots, config: FleetConfig, stopped: bool, robot: int, now: float) -> tuple[Status, str]:
     """What a robot is doing and, where it stands still for a reason, why."""
-    if fleet.removed[robot]:
-        return Status.REMOVED, fleet.detail[robot]
-    if not np.isfinite(fleet.poses[robot, 0]):
+    if robots.removed[robot]:
+        return Status.REMOVED, robots.detail[robot]
+    if not np.isfinite(robots.poses[robot, 0]):
         return Status.NO_POSE, "no pose received yet"
-    if np.isfinite(fleet.suspect[robot, 0]):
-        x, y = fleet.suspect[robot, :2]
+    if np.isfinite(robots.suspect[robot, 0]):
+        x, y = robots.suspect[robot, :2]
         return Status.JUMPED, f"its pose jumped to ({x:.2f}, {y:.2f}); it stands until the pose settles"
-    age = now - fleet.pose_time[robot]
-    if age > fleet.config.pose_timeout:
+    age = now - robots.pose_time[robot]
+    if age > config.pose_timeout:
         return Status.STALE, f"last pose is {age:.2f} s old by its stamp"
-    if fleet.stopped:
+    if stopped:
         return Status.STOPPED, "fleet is stopped until resumed"
-    if fleet.halted[robot]:
+    if robots.halted[robot]:
         return Status.STOPPED, "robot is stopped until resumed"
-    if now - fleet.first_pose[robot] < fleet.config.first_settle:
+    if now - robots.first_pose[robot] < config.first_settle:
         return (
             Status.OFF_GRID,
-            f"stands until its first poses have agreed for {fleet.config.first_settle:g} s",
+            f"stands until its first poses have agreed for {config.first_settle:g} s",
         )
-    if fleet.docking[robot]:
+    if robots.docking[robot]:
         return Status.DOCKING, ""
-    if not fleet.docked[robot]:
-        return Status.OFF_GRID, fleet.detail[robot]
-    if (fleet.targets[robot] != fleet.cells[robot]).any():
+    if not robots.docked[robot]:
+        return Status.OFF_GRID, robots.detail[robot]
+    if (robots.targets[robot] != robots.cells[robot]).any():
         return Status.MOVING, ""
-    return (Status.IDLE, fleet.detail[robot]) if fleet.goals[robot, 0] < 0 else (Status.WAITING, "")
+    return (Status.IDLE, robots.detail[robot]) if robots.goals[robot, 0] < 0 else (Status.WAITING, "")
 
 
-def statuses(fleet: Fleet, now: float) -> list[tuple[Status, str]]:
+def statuses(robots: Robots, config: FleetConfig, stopped: bool, now: float) -> list[tuple[Status, str]]:
     """:func:`status` of every robot; those that drive as they should are not looked at one by one."""
-    well = ~fleet.removed & fleet.seen & ~np.isfinite(fleet.suspect[:, 0]) & ~fleet.halted & fleet.docked
-    well &= ~(now - fleet.pose_time > fleet.config.pose_timeout) & ~fleet.docking
-    well &= ~(now - fleet.first_pose < fleet.config.first_settle)
-    if fleet.stopped:
+    well = ~robots.removed & robots.seen & ~np.isfinite(robots.suspect[:, 0]) & ~robots.halted & robots.docked
+    well &= ~(now - robots.pose_time > config.pose_timeout) & ~robots.docking
+    well &= ~(now - robots.first_pose < config.first_settle)
+    if stopped:
         well[:] = False
-    moving, idle = fleet.moving.tolist(), (fleet.goals[:, 0] < 0).tolist()
+    moving, idle = robots.moving.tolist(), (robots.goals[:, 0] < 0).tolist()
     found = []
     for i, fine in enumerate(well.tolist()):
         if not fine:
-            found.append(status(fleet, i, now))
+            found.append(status(robots, config, stopped, i, now))
         elif moving[i]:
             found.append((Status.MOVING, ""))
         else:
-            found.append((Status.IDLE, fleet.detail[i]) if idle[i] else (Status.WAITING, ""))
+            found.append((Status.IDLE, robots.detail[i]) if idle[i] else (Status.WAITING, ""))
     return found

@@ -83,7 +83,7 @@ class DistanceField:
 
 @numba.njit(cache=True)
 def _segment_clearance(squared, ax, ay, bx, by, reach):
-    """Pixels between a segment and the nearest square of an obstacle, at most ``reach``; ``squared`` is padded by one."""
+    """Pixels from a segment to the nearest square of an obstacle, ``reach`` at most; ``squared`` is padded by one."""
     rows, columns = squared.shape
     low_r, high_r = math.floor(min(ay, by) - reach) + 1, math.floor(max(ay, by) + reach) + 1
     low_c, high_c = math.floor(min(ax, bx) - reach) + 1, math.floor(max(ax, bx) + reach) + 1
