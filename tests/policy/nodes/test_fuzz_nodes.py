@@ -343,8 +343,8 @@ def test_the_fleet_node_survives(fleet_node, policy, steps):
         for step, arguments in steps:
             step(node, *arguments)
         tick(node)
-        assert "fault" not in node.journal._last, "a control period failed"
-        assert node.journal.rejected["unexpected"] == 0, "a callback failed where it should have refused"
+        assert "fault" not in node.event_log._last, "a control period failed"
+        assert node.event_log.rejected["unexpected"] == 0, "a callback failed where it should have refused"
         node.presence._rivals._others.clear()  # whoever drove its robots is gone
         if not node._active:
             assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
@@ -375,7 +375,7 @@ def drive_fleet(node, policy):
         ).success
     places = dict(zip("ab", node.fleet.grid.centre(np.array([[0, 0], [2, 0]])), strict=True))
     node.clock.time = max(node.clock.time, 100.0)
-    refused = node.journal.rejected.copy()
+    refused = node.event_log.rejected.copy()
     for _ in range(100):  # five seconds, after which a robot is believed to be where it says
         roll(node, places)
     topics(node)["a/goal_pose"](goal_at(*node.fleet.grid.centre(np.array([0, 2]))))
@@ -388,7 +388,7 @@ def drive_fleet(node, policy):
         raise AssertionError(
             f"'a' is not at its goal: {node.fleet.status(node.index_of('a'), node.clock.time)}"
         )
-    assert node.journal.rejected == refused
+    assert node.event_log.rejected == refused
 
 
 def roll(node, places):

@@ -17,7 +17,7 @@ from marlgpt_msgs.msg import FleetState, Heartbeat, RobotDecision, RobotState  #
 from marlgpt_policy.deadlock import remedies
 from marlgpt_policy.fleet.rival_nodes import Claim, Phase  # noqa: E402
 from marlgpt_policy.nodes.diagnostics import Health  # noqa: E402
-from marlgpt_policy.nodes.event_log import EVERY, Journal, short  # noqa: E402
+from marlgpt_policy.nodes.event_log import EVERY, EventLog, short  # noqa: E402
 from marlgpt_policy.nodes.markers import NAMESPACES, markers  # noqa: E402
 from marlgpt_policy.nodes.messages import conversions, fleet_messages
 from marlgpt_policy.nodes.messages import message_checks as intake
@@ -150,7 +150,7 @@ def test_before_any_pose_all_messages_can_be_sent():
     assert [robot.pose_age for robot in state.robots] == [-1.0, -1.0]
     shown = markers(fleet, set(), Header(), 5.0)
     assert all(marker.action == Marker.DELETE for marker in shown.markers)
-    health = Health(Journal(Lines()), 0.05).message(fleet, Header(), 5.0, 0)
+    health = Health(EventLog(Lines()), 0.05).message(fleet, Header(), 5.0, 0)
     assert [status.message.split(":")[0] for status in health.status[1:]] == ["NO_POSE", "NO_POSE"]
 
 
@@ -182,15 +182,15 @@ def test_markers_show_cells_moves_goals_vetoes_and_robots_that_stand():
 def test_diagnostics_name_who_needs_a_look_and_log_it_once():
     fleet, log = a_fleet(), Lines()
     now = drive_off(fleet)
-    journal = Journal(log)
-    health = Health(journal, 0.05)
+    event_log = EventLog(log)
+    health = Health(event_log, 0.05)
     for milliseconds in range(1, 101):
         health.decision(float(milliseconds))
     for elapsed in (0.05, 0.07, 0.08, 0.3):
         health.tick(elapsed)
     fleet.pose_time[1] = 0.0
     fleet.stop(2)
-    journal.reject("pose", "bad", "r1")
+    event_log.reject("pose", "bad", "r1")
     for _ in range(3):
         message = health.message(fleet, Header(), now, 1)
     summary = message.status[0]
@@ -227,12 +227,12 @@ def test_what_a_message_says_is_logged_short_and_printable(text):
 def test_repeated_lines_are_counted_and_told_at_intervals(monkeypatch):
     now, log = [100.0], Lines()
     monkeypatch.setattr("marlgpt_policy.nodes.event_log.time.monotonic", lambda: now[0])
-    journal = Journal(log)
+    event_log = EventLog(log)
     for _ in range(50):
-        journal.reject("pose", "pose of 'a' refused: NaN", "a")
+        event_log.reject("pose", "pose of 'a' refused: NaN", "a")
     assert log.lines == ["pose of 'a' refused: NaN [event=pose_refused of=a]"]
-    journal.reject("pose", "pose of 'b' refused: NaN", "b")
-    assert len(log.lines) == 2 and journal.refusals == 51
+    event_log.reject("pose", "pose of 'b' refused: NaN", "b")
+    assert len(log.lines) == 2 and event_log.refusals == 51
     now[0] += EVERY
-    journal.reject("pose", "pose of 'a' refused: NaN", "a")
+    event_log.reject("pose", "pose of 'a' refused: NaN", "a")
     assert log.lines[2].endswith("[event=pose_refused of=a left_out=49]")

@@ -12,7 +12,7 @@ from marlgpt_policy.nodes.qos import LAST
 from marlgpt_policy.robots.robots_file import RobotEntry
 
 
-class Wheels:
+class CmdVelPublishers:
     """The publishers of robots' commands: created when a robot is first named, since discovery takes time."""
 
     def __init__(self, node: Node, marked: bool = False) -> None:

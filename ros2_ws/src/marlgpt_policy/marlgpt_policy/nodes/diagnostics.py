@@ -10,7 +10,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
 from marlgpt_policy.fleet.fleet import Fleet
-from marlgpt_policy.nodes.event_log import Journal, short
+from marlgpt_policy.nodes.event_log import EventLog, short
 from marlgpt_policy.robots.robot_config import Status
 
 WINDOW = 512
@@ -44,9 +44,9 @@ class Health:
         rollbacks, rollback_reason: How often a policy failed and the one before came back, and why the last time.
     """
 
-    def __init__(self, journal: Journal, period: float) -> None:
+    def __init__(self, event_log: EventLog, period: float) -> None:
         """``period`` is the control period in s."""
-        self._journal, self._period = journal, period
+        self._event_log, self._period = event_log, period
         self._decision_ms: deque[float] = deque(maxlen=WINDOW)
         self.late, self.latest = 0, 0.0
         self._needing: dict[str, Status] = {}
@@ -124,8 +124,8 @@ class Health:
             "vetoes": int(fleet.vetoes.sum()),
             "goals_reached": int(fleet.goals_reached.sum()),
             **{f"remedy_{name}": count for name, count in fleet.remedies.items()},
-            "rejected_messages": self._journal.refusals,
-            **{f"rejected_{kind}": count for kind, count in sorted(self._journal.rejected.items())},
+            "rejected_messages": self._event_log.refusals,
+            **{f"rejected_{kind}": count for kind, count in sorted(self._event_log.rejected.items())},
         }
         status = DiagnosticStatus(level=level, name="marlgpt: fleet", message=text, hardware_id="fleet")
         status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
@@ -153,9 +153,9 @@ class Health:
         well = [name for name in self._needing if name not in needing]
         self._needing = needing
         for status, robots in begun.items():
-            self._journal.write(
+            self._event_log.write(
                 "warning", "robots_stand", f"{status.name}: {listed(robots)}",
                 status=status.name, robots=len(robots),
             )  # fmt: skip
         if well:
-            self._journal.write("info", "robots_recovered", f"recovered: {listed(well)}", robots=len(well))
+            self._event_log.write("info", "robots_recovered", f"recovered: {listed(well)}", robots=len(well))

@@ -20,7 +20,7 @@ def short(text: object) -> str:
     return shown if len(shown) <= LONGEST else shown[:LONGEST] + "..."
 
 
-class Journal:
+class EventLog:
     """Writes lines ``text [event=... field=...]``; counts refused messages.
 
     Attributes:

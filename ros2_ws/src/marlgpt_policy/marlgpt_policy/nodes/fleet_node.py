@@ -32,23 +32,24 @@ from visualization_msgs.msg import MarkerArray
 from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.goal_cell import GoalError
-from marlgpt_policy.grid.nav_grid import NavGrid, build_grid
-from marlgpt_policy.grid.occupancy_map import from_occupancy_grid
+from marlgpt_policy.grid.nav_grid import NavGrid
 from marlgpt_policy.kernels.kernel_warmup import Kernels
 from marlgpt_policy.nodes import parameters
 from marlgpt_policy.nodes import policy_files as policies
-from marlgpt_policy.nodes.cmd_vel_publishers import Wheels
+from marlgpt_policy.nodes.cmd_vel_publishers import CmdVelPublishers
 from marlgpt_policy.nodes.diagnostics import Health
-from marlgpt_policy.nodes.event_log import Journal, short
+from marlgpt_policy.nodes.event_log import EventLog, short
+from marlgpt_policy.nodes.fleet_session import Stops
+from marlgpt_policy.nodes.map_input import map_digest, read_map, refusal
 from marlgpt_policy.nodes.markers import markers
 from marlgpt_policy.nodes.messages import conversions, fleet_messages
 from marlgpt_policy.nodes.messages import message_checks as intake
 from marlgpt_policy.nodes.navigate_action import NavigateServer
-from marlgpt_policy.nodes.operator_services import Operator, Stops
+from marlgpt_policy.nodes.operator_services import OperatorServices
 from marlgpt_policy.nodes.pose_sources import NoPose, Poses, require_tf
 from marlgpt_policy.nodes.presence import Presence
 from marlgpt_policy.nodes.qos import LAST, LATCHED, RELIABLE, REQUESTS
-from marlgpt_policy.nodes.request_limits import Desk
+from marlgpt_policy.nodes.request_limits import RequestLimits
 from marlgpt_policy.policy.policy_process import PolicyProcess
 from marlgpt_policy.policy.policy_swap import PolicySwap
 from marlgpt_policy.policy.probes import sample
@@ -66,37 +67,42 @@ class FleetNode(LifecycleNode):
         settings: The parameters; None before they are read.
         policy, grid, fleet: What drives; ``fleet`` and ``grid`` are None until a map has come.
         stops: Stops in force, whatever comes and goes otherwise.
-        journal: Log and counter of refused messages.
-        wheels: Publishers of the commands.
+        event_log: Log and counter of refused messages.
+        cmd_vel: Publishers of the commands.
         poses: Where the robots' poses come from.
         operator: Services; None unless configured.
         presence: Heartbeats, and who else drives these robots.
-        desk: Lets requests in, behind control periods and stops.
+        request_limits: Lets requests in, behind control periods and stops.
         gave_way: It was deactivated because another node drives these robots.
-        tidy: Called while the robots stand anyway, before they are to drive.
+        before_driving: Called while the robots stand anyway, before they are to drive.
     """
 
     def __init__(self, **options) -> None:
-        """Declare the parameters; everything else happens in the transitions."""
+        """Declare the parameters; everything else happens in the transitions.
+
+        Raises:
+            ValueError: A parameter is given that this node does not have.
+        """
         super().__init__("fleet_node", **options)
+        parameters.refuse_unused(self, parameters.PARAMETERS)
         parameters.declare(self, parameters.PARAMETERS)  # changes are refused once configured
         self.settings: parameters.Settings | None = None
         self.policy: PolicySwap | None = None
         self.grid: NavGrid | None = None
         self.fleet: Fleet | None = None
-        self.operator: Operator | None = None
+        self.operator: OperatorServices | None = None
         self.stops = Stops()
-        self.tidy: Callable[[], None] = lambda: None
+        self.before_driving: Callable[[], None] = lambda: None
         self._topics: dict[str, list[Subscription]] = {}
         self._active = self._keeping_time = self.gave_way = False
-        self.desk = Desk(self._keep_time)
+        self.request_limits = RequestLimits(self._keep_time)
         for service in self.services:  # those of parameters and transitions
-            service.callback = self.desk.behind(service.callback, None)
+            service.callback = self.request_limits.behind(service.callback, None)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._reset()
 
     def _reset(self) -> None:
-        self.journal = Journal(self.get_logger())
+        self.event_log = EventLog(self.get_logger())
         self._map_digest = b""
         self._last_tick = -1.0
         self._newest_clock = -1.0
@@ -130,10 +136,10 @@ class FleetNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self.settings = settings
         self._reset()
-        self._health = Health(self.journal, settings.fleet.control_period)
+        self._health = Health(self.event_log, settings.fleet.control_period)
         self.policy = PolicySwap(policy, settings.fleet.control_period, self._on_rollback)
         self.presence = Presence(self, settings.fleet.control_period)
-        self.wheels = Wheels(self)
+        self.cmd_vel = CmdVelPublishers(self)
         self.poses = Poses(
             self, self.listen, settings.map_frame, self._refuse_pose, lambda: self.fleet is not None
         )
@@ -142,13 +148,17 @@ class FleetNode(LifecycleNode):
         self._grid = self.serve(
             GetGrid, "fleet/get_grid", lambda _, r: conversions.grid_response(self.grid, r)
         )
-        self.operator = Operator(self)
+        self.operator = OperatorServices(self)
         self._navigate = NavigateServer(
-            self, lambda: self.fleet if self._active else None, settings.map_frame, self.journal, self.desk
+            self,
+            lambda: self.fleet if self._active else None,
+            settings.map_frame,
+            self.event_log,
+            self.request_limits,
         )
         for i, robot in enumerate(settings.robots):
             self.join(i, robot.name)
-        self.journal.write(
+        self.event_log.write(
             "info", "configured", f"configured: {len(settings.robots)} robots; waiting for a map",
             policy=self.policy.name, sha256=self.policy.sha256, provider=self.policy.provider,
         )  # fmt: skip
@@ -168,11 +178,11 @@ class FleetNode(LifecycleNode):
         """
         reason = self.presence.claim()
         if reason:
-            self.journal.write("error", "not_alone", f"cannot activate: {reason}")
+            self.event_log.write("error", "not_alone", f"cannot activate: {reason}")
             return TransitionCallbackReturn.FAILURE
         self._active, self.gave_way = True, False
         self._last_tick = -1.0
-        self.tidy()
+        self.before_driving()
         self._timers = [
             self.create_timer(self.settings.fleet.control_period, self._on_timer),
             self.create_timer(1.0 / self.settings.state_rate, self._publish_state_and_markers),
@@ -185,7 +195,7 @@ class FleetNode(LifecycleNode):
         self.stand()
         self._active = False
         self.presence.withdraw()
-        self.desk.no_periods()
+        self.request_limits.no_periods()
         self._navigate.abort_all(self.fleet, "the fleet node was deactivated")
         for timer in self._timers:
             self.destroy_timer(timer)
@@ -244,7 +254,7 @@ class FleetNode(LifecycleNode):
                 callback(message)
             except Exception as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
-                self.journal.reject(
+                self.event_log.reject(
                     "unexpected", f"message on {topic} refused: {error!r} ({where.name}, line {where.lineno})"
                 )
 
@@ -255,19 +265,19 @@ class FleetNode(LifecycleNode):
 
         def busy(response, reason: str):
             response.success, response.message = False, reason
-            self.journal.reject("request", f"{name} refused: {reason}", "busy")
+            self.event_log.reject("request", f"{name} refused: {reason}", "busy")
             return response
 
-        handle = self.desk.behind(callback, None if stop else busy)
+        handle = self.request_limits.behind(callback, None if stop else busy)
         service = self.create_service(kind, name, handle, qos_profile=REQUESTS)
         if stop:
-            self.desk.stops_come_by(service)
+            self.request_limits.stops_come_by(service)
         return service
 
     def join(self, index: int, name: str) -> None:
         """Talk with a robot from now on."""
         robot = self.settings.robots_file.entry(name)
-        self.wheels.add(robot)
+        self.cmd_vel.add(robot)
         self.poses.add(robot, partial(self._on_pose, index))
         self._topics[name] = [
             self.listen(PoseStamped, robot.goal_topic, partial(self._on_goal, index), RELIABLE),
@@ -275,16 +285,16 @@ class FleetNode(LifecycleNode):
                 Bool, f"{name}/emergency_stop", partial(self.operator.emergency_stop_robot, name), RELIABLE
             ),
         ]
-        self.desk.stops_come_by(self._topics[name][1])
+        self.request_limits.stops_come_by(self._topics[name][1])
 
     def leave(self, index: int, name: str) -> None:
         """Neither hear nor command a robot any more."""
-        self.wheels.remove(name)
+        self.cmd_vel.remove(name)
         self.poses.remove(name)
         self._pose_stamp.pop(index, None)
         self._early_goals.pop(index, None)
         for subscription in self._topics.pop(name, []):
-            self.desk.no_more_stops_by(subscription)
+            self.request_limits.no_more_stops_by(subscription)
             self.destroy_subscription(subscription)
 
     def use_policy(self, policy: PolicyProcess) -> None:
@@ -294,7 +304,7 @@ class FleetNode(LifecycleNode):
     def _on_rollback(self, failed: str, reason: str) -> None:
         """A policy that was swapped in failed while driving; the one before drives again."""
         self._health.rolled_back(reason)
-        self.journal.write(
+        self.event_log.write(
             "error", "policy_rolled_back", f"policy {self.policy.name} drives the fleet again: {short(reason)}",
             failed=failed, sha256=self.policy.sha256,
         )  # fmt: skip
@@ -314,7 +324,7 @@ class FleetNode(LifecycleNode):
             self._last_tick = -1.0
             back = self._newest_clock - now
             text = f"the clock went back by {back:.2f} s"
-            self.journal.repeat("warning", "clock", "clock_set_back", text)
+            self.event_log.repeat("warning", "clock", "clock_set_back", text)
             self._newest_clock = now
         self._newest_clock = max(self._newest_clock, now)
         return now
@@ -322,35 +332,31 @@ class FleetNode(LifecycleNode):
     def _on_map(self, message: OccupancyGrid) -> None:
         settings = self.settings
         try:
-            intake.check_map(message, settings.map_frame, settings.max_map_pixels)
-            digest = intake.map_digest(message)
+            digest = map_digest(message, settings)
             if digest == self._map_digest:
                 return
             self.stand()  # what follows takes as long as it takes
-            map = from_occupancy_grid(message)
-            grid = build_grid(
-                map, settings.radius, settings.margin, settings.cell_size or None, settings.unknown_is_free
-            )
-            distances = DistanceField(map, settings.unknown_is_free)
+            map = read_map(message, settings)
+            grid, distances = map.grid, map.distances
             if self.fleet is None:
                 self.fleet = Fleet(grid, self.policy, settings.robots, settings.fleet, distances)
                 self.stops.apply(self.fleet)
             else:
                 self._replace_map(grid, distances)
         except ValueError as error:
-            self.journal.reject("map", f"map refused: {error}")
+            self.event_log.reject("map", refusal(error))
             return
         self.grid, self._map_digest, self._grid_hash = grid, digest, conversions.grid_hash(grid)
         self._grids.publish(conversions.grid_message(grid))
         self._last_tick = -1.0  # the time this took is no late period
-        self.tidy()
+        self.before_driving()
         rows, cols = grid.free.shape
-        self.journal.write(
+        self.event_log.write(
             "info", "map_accepted", f"map accepted: {rows} x {cols} cells of {grid.cell_size:.2f} m",
             free=int(grid.free.sum()), connected=int((grid.components == 0).sum()),
         )  # fmt: skip
         margins = self.fleet.margins
-        self.journal.write(
+        self.event_log.write(
             "info", "safety_margins", f"robots keep {1e3 * margins.reserve:.0f} mm between them as measured: no two "
             f"touch while poses are less than {1e3 * margins.pose_error:.1f} mm off (parameters margin, pose_error)",
             reserve=margins.reserve, pose_error=margins.pose_error,
@@ -361,15 +367,15 @@ class FleetNode(LifecycleNode):
         """Take the fleet over to another map where it stands; goals stay where they are or are dropped."""
         before = self.fleet.goals.copy()
         for reason in self.fleet.replace_map(grid, distances):
-            self.journal.reject("goal", f"dropped with the map: {reason}")
+            self.event_log.reject("goal", f"dropped with the map: {reason}")
         self._navigate.replace_map(self.fleet, before)
         self.stand()
 
     def _refuse_pose(self, name: str, error: ValueError) -> None:
         if isinstance(error, NoPose):
-            self.journal.repeat("warning", f"tf {name}", "no_pose", f"no pose of '{name}': {error}")
+            self.event_log.repeat("warning", f"tf {name}", "no_pose", f"no pose of '{name}': {error}")
         else:
-            self.journal.reject("pose", f"pose of '{name}' refused: {error}", name)
+            self.event_log.reject("pose", f"pose of '{name}' refused: {error}", name)
 
     def _on_pose(self, robot: int, stamp: int, x: float, y: float, yaw: float) -> None:
         """Take a pose in the map frame, m and rad, measured at ``stamp`` ns (0: now); ``ValueError`` refuses it."""
@@ -391,7 +397,7 @@ class FleetNode(LifecycleNode):
 
     def _on_goal(self, robot: int, message: PoseStamped) -> None:
         """Take a goal; of more than are let in per control period each robot's last one waits for the next."""
-        if self.desk.admits():
+        if self.request_limits.admits():
             self._early_goals.pop(robot, None)
             self._set_goal(robot, message)
         else:
@@ -412,9 +418,9 @@ class FleetNode(LifecycleNode):
             else:
                 self.fleet.set_goal(robot, x, y)
         except GoalError as error:
-            self.journal.reject("goal", f"refused: {error}", name)
+            self.event_log.reject("goal", f"refused: {error}", name)
         except ValueError as error:
-            self.journal.reject("goal", f"refused: goal of '{name}': {error}", name)
+            self.event_log.reject("goal", f"refused: goal of '{name}': {error}", name)
 
     # Control periods and outputs ------------------------------------------------------------------------
 
@@ -427,7 +433,7 @@ class FleetNode(LifecycleNode):
             return
         self._keeping_time = True
         try:
-            self.desk.take_stops()
+            self.request_limits.take_stops()
             self._on_timer()
         finally:
             self._keeping_time = False
@@ -453,7 +459,7 @@ class FleetNode(LifecycleNode):
         if self._last_tick >= 0:
             self._health.tick(now - self._last_tick)
         self._last_tick = now
-        self.desk.next_period(len(fleet.names))
+        self.request_limits.next_period(len(fleet.names))
         if not self._drives_alone(now):
             return
         self._take_early_goals()
@@ -463,7 +469,7 @@ class FleetNode(LifecycleNode):
             self.stops.stopped = True
             fleet.stop()
             self.stand()
-            self.journal.repeat(
+            self.event_log.repeat(
                 "error", "fault", "fault", f"fleet stopped until fleet/resume is called: {short(error)}"
             )
             self.get_logger().debug(traceback.format_exc())
@@ -471,7 +477,7 @@ class FleetNode(LifecycleNode):
         doubt = self.presence.doubt()
         if doubt:
             fleet.commands[:] = 0.0
-            self.journal.repeat("error", "contested", "contested", f"all robots stand: {doubt}")
+            self.event_log.repeat("error", "contested", "contested", f"all robots stand: {doubt}")
         self._command(now)
         self.presence.beat(now)
         stamp, frame = divmod(round(now * 1e9), 10**9), self.settings.map_frame
@@ -493,7 +499,7 @@ class FleetNode(LifecycleNode):
             return True
         self.stand()
         if reason:
-            self.journal.write("error", "gives_way", f"deactivated: {reason}")
+            self.event_log.write("error", "gives_way", f"deactivated: {reason}")
             self.gave_way = True
             self.trigger_deactivate()
         else:
@@ -506,7 +512,7 @@ class FleetNode(LifecycleNode):
     def _command(self, now: float) -> None:
         stamp = Time(nanoseconds=round(now * 1e9)).to_msg()
         for robot, velocities in zip(self.fleet.names, self.fleet.commands.tolist(), strict=True):
-            self.wheels.send(robot, stamp, *velocities)
+            self.cmd_vel.send(robot, stamp, *velocities)
 
     def stand(self) -> None:
         """Command standstill at once, not in the next control period."""
@@ -516,7 +522,7 @@ class FleetNode(LifecycleNode):
 
     def _publish_state(self, now: float) -> None:
         stamp, frame = divmod(round(now * 1e9), 10**9), self.settings.map_frame
-        refusals = self.journal.refusals
+        refusals = self.event_log.refusals
         self._state.publish(fleet_messages.state_bytes(self.fleet, stamp, frame, now, refusals))
 
     def _publish_state_and_markers(self) -> None:
@@ -543,14 +549,14 @@ class FleetNode(LifecycleNode):
         missed = self.policy.late - self._health.late_decisions
         self._health.late_decisions = self.policy.late
         if missed > 0:
-            self.journal.repeat(
+            self.event_log.repeat(
                 "warning", "late_policy", "policy_late",
                 f"policy {self.policy.name} did not answer in time, robots took their shortest ways; use a faster "
                 "provider or a smaller model, or lower 'control_rate'", decisions=missed,
             )  # fmt: skip
         compiled = self._kernels.news()
         if compiled:
-            self.journal.write(
+            self.event_log.write(
                 "warning",
                 "compiled_late",
                 f"compiled while robots drove, please report it: {', '.join(compiled)}",
@@ -568,15 +574,20 @@ def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; the last thing it sends is a standstill for every robot.
 
     Returns:
-        0 after an interrupt, ``UNCONFIGURED`` where parameter ``autostart`` is set and the node cannot configure or
-        activate itself, or gives way to another one.
+        0 after an interrupt, ``UNCONFIGURED`` where a parameter is unknown, or parameter ``autostart`` is set and the
+        node cannot configure or activate itself, or gives way to another one.
     """
     # With rclpy's own handlers the context would be gone before the robots could be told to stop.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    node = FleetNode()
-    node.tidy = settle_memory
+    try:
+        node = FleetNode()
+    except ValueError as error:
+        print(f"fleet_node: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return UNCONFIGURED
+    node.before_driving = settle_memory
     executor = EventsExecutor()
     executor.add_node(node)
     code = 0
@@ -597,7 +608,7 @@ def main(args: list[str] | None = None) -> int:
         if node._active and rclpy.ok():
             node.stand()
             node.presence.withdraw()
-            node.wheels.flush(0.5)
+            node.cmd_vel.flush(0.5)
         if node.policy is not None:
             node.policy.close()
         node.destroy_node()

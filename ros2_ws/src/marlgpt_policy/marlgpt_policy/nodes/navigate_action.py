@@ -15,9 +15,9 @@ from rclpy.task import Future
 from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.grid.cost_to_go import UNREACHABLE
 from marlgpt_policy.grid.goal_cell import GoalError
-from marlgpt_policy.nodes.event_log import Journal, short
+from marlgpt_policy.nodes.event_log import EventLog, short
 from marlgpt_policy.nodes.messages.message_checks import check_frame, position
-from marlgpt_policy.nodes.request_limits import Desk
+from marlgpt_policy.nodes.request_limits import RequestLimits
 
 RESULT_KEPT = 10.0
 """Seconds for which the result of a goal can be asked for. All goals of that time are told with each change of one."""
@@ -38,11 +38,16 @@ class NavigateServer:
     """Serves the action on top of a fleet that may not exist yet."""
 
     def __init__(
-        self, node: LifecycleNode, fleet: Callable[[], Fleet | None], map_frame: str, journal: Journal,
-        desk: Desk,
+        self, node: LifecycleNode, fleet: Callable[[], Fleet | None], map_frame: str, event_log: EventLog,
+        request_limits: RequestLimits,
     ) -> None:  # fmt: skip
         """Create the action server on ``node``; ``fleet`` returns the fleet while it can take goals."""
-        self._fleet, self._map_frame, self._journal, self._desk = fleet, map_frame, journal, desk
+        self._fleet, self._map_frame, self._event_log, self._request_limits = (
+            fleet,
+            map_frame,
+            event_log,
+            request_limits,
+        )
         self._orders: list[_Order] = []
         self._accepted: deque[float] = deque()  # when goals were, steady clock, s
         self._server = ActionServer(
@@ -65,13 +70,13 @@ class NavigateServer:
         self._server.destroy()
 
     def _refuse(self, reason: str, text: str) -> GoalResponse:
-        self._journal.reject("navigate", f"fleet/navigate: refused: {text}", reason)
+        self._event_log.reject("navigate", f"fleet/navigate: refused: {text}", reason)
         return GoalResponse.REJECT
 
     def _accept(self, goal: Navigate.Goal) -> GoalResponse:
-        admitted, fleet = self._desk.admits(), self._fleet()
+        admitted, fleet = self._request_limits.admits(), self._fleet()
         if not admitted:
-            return self._refuse("busy", self._desk.busy)
+            return self._refuse("busy", self._request_limits.busy)
         if fleet is None:
             return self._refuse("inactive", "the fleet is not active or has no map yet")
         if len(goal.robots) != len(goal.goals) or not goal.robots:

@@ -3,55 +3,29 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 from marlgpt_msgs.srv import LoadPolicy, RobotCommand
 from rclpy.task import Future
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
-from marlgpt_policy.fleet.fleet import Fleet
 from marlgpt_policy.nodes import policy_files as policies
 from marlgpt_policy.nodes.event_log import short
+from marlgpt_policy.nodes.fleet_session import FleetSession
 from marlgpt_policy.nodes.parameters import LONGEST_NAME, check_names
 from marlgpt_policy.nodes.pose_sources import require_tf
 from marlgpt_policy.nodes.qos import RELIABLE
 from marlgpt_policy.policy.probes import sample
 
-if TYPE_CHECKING:
-    from marlgpt_policy.nodes.fleet_node import FleetNode
-
 LONGEST_PATH = 4096
 """Characters of a policy's path."""
 
 
-@dataclass
-class Stops:
-    """Stops in force; they outlive maps, fleets and configurations, and only an operator takes them back.
-
-    Attributes:
-        stopped: Of the whole fleet.
-        halted: Names of robots stopped one by one.
-    """
-
-    stopped: bool = False
-    halted: set[str] = field(default_factory=set)
-
-    def apply(self, fleet: Fleet) -> None:
-        """Stop what must stand in a fleet that has just been made or has grown."""
-        if self.stopped:
-            fleet.stop()
-        for i, name in enumerate(fleet.names):
-            if name in self.halted:
-                fleet.stop(i)
-
-
-class Operator:
+class OperatorServices:
     """Services and emergency stops of a fleet node."""
 
-    def __init__(self, node: FleetNode) -> None:
+    def __init__(self, node: FleetSession) -> None:
         """Serve on ``node`` until :meth:`destroy`."""
         self._node = node
         self._loading = False
@@ -70,12 +44,12 @@ class Operator:
             ),
         ]
         self._emergency = node.listen(Bool, "fleet/emergency_stop", self.emergency_stop, RELIABLE)
-        node.desk.stops_come_by(self._emergency)
+        node.request_limits.stops_come_by(self._emergency)
 
     def destroy(self) -> None:
         """End all services."""
         for stop in (*self._services[:2], self._emergency):
-            self._node.desk.no_more_stops_by(stop)
+            self._node.request_limits.no_more_stops_by(stop)
         for service in self._services:
             self._node.destroy_service(service)
         self._node.destroy_subscription(self._emergency)
@@ -101,7 +75,7 @@ class Operator:
             node.stand()
         if new:
             text = "fleet stopped until fleet/resume is called"
-            node.journal.write("warning", "fleet_stopped", text, by=source)
+            node.event_log.write("warning", "fleet_stopped", text, by=source)
 
     def _halt(self, name: str, source: str) -> None:
         node, stops = self._node, self._node.stops
@@ -111,10 +85,10 @@ class Operator:
         if index is not None and (new or not node.fleet.halted[index] or node.fleet.commands[index].any()):
             node.fleet.stop(index)
             node.fleet.commands[index] = 0.0
-            node.wheels.send(name, node.get_clock().now().to_msg())
+            node.cmd_vel.send(name, node.get_clock().now().to_msg())
         if new:
             text = f"'{name}' stopped until fleet/resume_robot is called"
-            node.journal.write("warning", "robot_stopped", text, robot=name, by=source)
+            node.event_log.write("warning", "robot_stopped", text, robot=name, by=source)
 
     def _stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._stop_fleet("fleet/stop")
@@ -130,7 +104,7 @@ class Operator:
             response.message = "driving"
         if node.stops.halted:
             response.message += f"; still stopped one by one: {short(sorted(node.stops.halted))}"
-        node.journal.write("warning", "fleet_resumed", "fleet resumed", by="fleet/resume")
+        node.event_log.write("warning", "fleet_resumed", "fleet resumed", by="fleet/resume")
         return response
 
     # Single robots --------------------------------------------------------------------------------------
@@ -143,7 +117,7 @@ class Operator:
             response.message, response.success = act(request.robot), True
         except ValueError as error:
             response.message, response.success = str(error), False
-            self._node.journal.reject("command", f"refused: {short(error)}")
+            self._node.event_log.reject("command", f"refused: {short(error)}")
         return response
 
     def _known(self, name: str) -> None:
@@ -168,7 +142,7 @@ class Operator:
         index = node.index_of(name)
         if index is not None:
             node.fleet.resume(index)
-        node.journal.write("warning", "robot_resumed", f"'{name}' resumed", robot=name)
+        node.event_log.write("warning", "robot_resumed", f"'{name}' resumed", robot=name)
         return f"'{name}' resumed" + ("; the fleet is still stopped" if node.stops.stopped else "")
 
     def _add_robot(self, name: str) -> str:
@@ -189,16 +163,16 @@ class Operator:
         index = node.fleet.add_robot(robot.config)
         node.stops.apply(node.fleet)
         node.join(index, name)
-        node.journal.write("info", "robot_added", f"'{name}' is in the fleet", robot=name)
+        node.event_log.write("info", "robot_added", f"'{name}' is in the fleet", robot=name)
         return f"'{name}' is in the fleet" + ("; it is stopped" if name in node.stops.halted else "")
 
     def _remove_robot(self, name: str) -> str:
         node = self._node
         index = self._in_fleet(name)
-        node.wheels.send(name, node.get_clock().now().to_msg())
+        node.cmd_vel.send(name, node.get_clock().now().to_msg())
         node.fleet.remove_robot(index)
         node.leave(index, name)
-        node.journal.write("warning", "robot_removed", f"'{name}' is out of the fleet", robot=name)
+        node.event_log.write("warning", "robot_removed", f"'{name}' is out of the fleet", robot=name)
         return f"'{name}' is out of the fleet: its cells are free, it gets no more commands"
 
     # Policies -------------------------------------------------------------------------------------------
@@ -224,13 +198,13 @@ class Operator:
             node.use_policy(policy)
             response.success = True
             response.message = f"{policy.name} (sha256 {policy.sha256}) on {policy.provider}"
-            node.journal.write(
+            node.event_log.write(
                 "warning", "policy_loaded", f"policy {policy.name} drives the fleet", sha256=policy.sha256,
                 provider=policy.provider,
             )  # fmt: skip
         except ValueError as error:  # PolicyError among them
             response.success, response.message = False, str(error)
-            node.journal.reject("policy", f"policy refused, the old one stays: {short(error)}")
+            node.event_log.reject("policy", f"policy refused, the old one stays: {short(error)}")
         response.policy = node.policy.name if node.policy is not None else ""
         return response
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ from marlgpt_policy.robots.robot_config import RobotConfig
 from marlgpt_policy.robots.robots_file import FleetFile, load_robots
 from marlgpt_policy.robots.robots_keys import DRIVES, LIMITS, LONGEST_NAME, POSE_SOURCES, check_name
 
-__all__ = ["LONGEST_NAME", "PARAMETERS", "Settings", "Spec", "check_names", "declare", "read", "robots_of"]
+__all__ = [
+    "LONGEST_NAME",
+    "PARAMETERS",
+    "Settings",
+    "Spec",
+    "check_names",
+    "declare",
+    "read",
+    "refuse_unused",
+    "robots_of",
+]
 
 STRINGS = Parameter.Type.STRING_ARRAY
 IN_ROBOTS_FILE = ("robots", "map_frame", "radius", "drive", *LIMITS, "pose_source", "stamped_cmd_vel")
@@ -129,6 +140,39 @@ def declare(node: Node, table: dict[str, Spec], read_only: bool = False) -> None
         elif spec.low is not None:
             descriptor.integer_range = [IntegerRange(from_value=int(spec.low), to_value=int(spec.high))]
         node.declare_parameter(name, spec.default, descriptor)
+
+
+def refuse_unused(
+    node: Node, used: dict[str, Spec], shared: dict[str, Spec] | None = None, any_value: bool = False
+) -> None:
+    """Refuse parameters given at the start that a node does not use: ROS lets them pass without a word.
+
+    Args:
+        node: The node, before it declares them.
+        used: What it declares.
+        shared: What other nodes read from the same file; it may give the defaults of these.
+        any_value: Whether it may also give other values.
+
+    Raises:
+        ValueError: Naming the parameters and what to do.
+    """
+    shared = shared or {}
+    for name, given in node._parameter_overrides.items():  # rclpy has no public way to what was not declared
+        if name in used or name == "use_sim_time" or name.startswith("qos_overrides."):
+            continue
+        if name == "start_type_description_service":
+            continue
+        if name not in shared:
+            close = get_close_matches(name, used, 1)
+            hint = f"did you mean '{close[0]}'?" if close else "remove it"
+            raise ValueError(
+                f"parameter '{name}' is given, but {node.get_name()} has none of this name; {hint}"
+            )
+        if not any_value and given.value != shared[name].default:
+            raise ValueError(
+                f"parameter '{name}' is {given.value}, but {node.get_name()} does not use it; remove it or leave it at "
+                f"{shared[name].default}"
+            )
 
 
 def check_names(names: list[str], most: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from typing import TYPE_CHECKING
 
 from marlgpt_msgs.msg import Heartbeat
 from rclpy.serialization import deserialize_message
@@ -13,11 +12,9 @@ from rclpy.serialization import deserialize_message
 from marlgpt_policy.fleet.rival_nodes import Claim, Phase, Rivals
 from marlgpt_policy.nodes.diagnostics import listed
 from marlgpt_policy.nodes.event_log import short
+from marlgpt_policy.nodes.fleet_session import FleetSession
 from marlgpt_policy.nodes.messages import fleet_messages
 from marlgpt_policy.nodes.qos import RELIABLE
-
-if TYPE_CHECKING:
-    from marlgpt_policy.nodes.fleet_node import FleetNode
 
 DISCOVERY = 1.0
 """Seconds from the first subscription after which other nodes of this network are taken as found."""
@@ -34,7 +31,7 @@ INTERVAL = 0.05
 class Presence:
     """One fleet node among others; times are those of the steady clock, s."""
 
-    def __init__(self, node: FleetNode, period: float) -> None:
+    def __init__(self, node: FleetSession, period: float) -> None:
         """Listen; ``period`` is the control period in s."""
         self._node = node
         here = f"{node.get_fully_qualified_name()} (process {os.getpid()} on {socket.gethostname()})"
@@ -76,7 +73,7 @@ class Presence:
         except (
             Exception
         ) as error:  # whatever ROS raises for bytes that are no message, and phases that are none
-            self._node.journal.reject("heartbeat", f"heartbeat refused: {short(error)}")
+            self._node.event_log.reject("heartbeat", f"heartbeat refused: {short(error)}")
             return
         names = frozenset((*message.robots, *message.standing))
         claim = Claim(phase, message.incarnation, short(message.node), names, message.sequence)

@@ -16,7 +16,7 @@ STOPS_AT_ONCE = 100
 """Stops taken from one queue in a row."""
 
 
-class Desk:
+class RequestLimits:
     """Where requests are let in.
 
     An executor hands over what has come in turn, so that a control period waits behind requests. Therefore each request

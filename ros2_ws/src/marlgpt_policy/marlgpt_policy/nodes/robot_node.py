@@ -26,15 +26,13 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from marlgpt_policy.decentralised.peer_state import Rules, State
-from marlgpt_policy.decentralised.robot_controller import Lone, LoneConfig
-from marlgpt_policy.grid.distance_field import DistanceField
-from marlgpt_policy.grid.nav_grid import build_grid
-from marlgpt_policy.grid.occupancy_map import from_occupancy_grid
+from marlgpt_policy.decentralised.robot_controller import ControllerConfig, RobotController
 from marlgpt_policy.kernels.kernel_warmup import Kernels
 from marlgpt_policy.nodes import parameters
 from marlgpt_policy.nodes import policy_files as policies
-from marlgpt_policy.nodes.cmd_vel_publishers import Wheels
+from marlgpt_policy.nodes.cmd_vel_publishers import CmdVelPublishers
 from marlgpt_policy.nodes.event_log import short
+from marlgpt_policy.nodes.map_input import map_digest, read_map, refusal
 from marlgpt_policy.nodes.messages import conversions
 from marlgpt_policy.nodes.messages import message_checks as intake
 from marlgpt_policy.nodes.messages.peer_messages import cells_around, read_state, write_state
@@ -46,6 +44,11 @@ from marlgpt_policy.policy.policy_swap import PolicySwap
 from marlgpt_policy.policy.probes import sample
 
 PEERS = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+UNUSED = (
+    "autostart", "require_policy_hash", "execution", "jump_distance", "jump_settle", "first_settle", "step_timeout",
+    "goal_grace", "trigger",
+)  # fmt: skip
+"""Parameters of the fleet node that this node does not use: refused, unless a shared file gives their defaults."""
 OWN_PARAMETERS: dict[str, Spec] = {
     "name": Spec("", "Which of the robots this node drives."),
     "absent": Spec(
@@ -84,7 +87,10 @@ class RobotNode(Node):
             ValueError: A parameter or the policy file is wrong; the message names it.
         """
         super().__init__("robot_node", **options)
-        parameters.declare(self, parameters.PARAMETERS)
+        used = {name: spec for name, spec in parameters.PARAMETERS.items() if name not in UNUSED}
+        shared = {name: parameters.PARAMETERS[name] for name in UNUSED}
+        parameters.refuse_unused(self, {**used, **OWN_PARAMETERS}, shared)
+        parameters.declare(self, used)
         parameters.declare(self, OWN_PARAMETERS)
         self.settings = parameters.read(self)
         own = {name: self.get_parameter_or(name, None) for name in OWN_PARAMETERS}
@@ -101,7 +107,7 @@ class RobotNode(Node):
         policy.try_out(sample(None, 1), self.settings.policy_load_timeout)
         self.policy = PolicySwap(policy, 1.0 / self.settings.control_rate)
         self._late = 0  # decisions that it was too late for, as far as told
-        self.lone: Lone | None = None
+        self.lone: RobotController | None = None
         self.rejected = 0
         self._stopped = ""  # why, while it is; outlives maps
         self._early_goal: PoseStamped | None = None
@@ -117,8 +123,8 @@ class RobotNode(Node):
         self.get_logger().info(f"drives {self.robot.name} with policy {self.policy.name}; waiting for a map")
 
     def _connect(self, name: str) -> None:
-        self._wheels = Wheels(self)
-        self._wheels.add(self.entry)
+        self._cmd_vel = CmdVelPublishers(self)
+        self._cmd_vel.add(self.entry)
         self._peers = self.create_publisher(PeerState, "fleet/peers", PEERS)
         self._state = self.create_publisher(RobotState, f"{name}/state", RELIABLE)
         self.create_subscription(OccupancyGrid, "map", self._on_map, LATCHED)
@@ -186,11 +192,9 @@ class RobotNode(Node):
             return
         settings, own = self.settings, self.own
         try:
-            intake.check_map(message, settings.map_frame, settings.max_map_pixels)
-            map = from_occupancy_grid(message)
-            grid = build_grid(
-                map, settings.radius, settings.margin, settings.cell_size or None, settings.unknown_is_free
-            )
+            map_digest(message, settings)  # checks it
+            map = read_map(message, settings)
+            grid = map.grid
             members = tuple(robot.name for robot in settings.robots)
             speed = own["fleet_max_speed"] or settings.robots_file.max_speed
             rules = Rules(
@@ -200,7 +204,7 @@ class RobotNode(Node):
                 own["quorum_age"],
                 own["clock_slack"],
             )
-            config = LoneConfig(
+            config = ControllerConfig(
                 control_period=1.0 / settings.control_rate,
                 pose_timeout=settings.pose_timeout,
                 latency=settings.latency if settings.latency >= 0 else 2.0 / settings.control_rate,
@@ -210,19 +214,18 @@ class RobotNode(Node):
                 seed=settings.seed + members.index(self.robot.name),
                 message_period=1.0 / own["message_rate"],
             )
-            distances = DistanceField(map, settings.unknown_is_free)
-            self.lone = Lone(
+            self.lone = RobotController(
                 self.robot,
                 grid,
                 self.policy,
                 rules,
                 time.time_ns(),
                 config,
-                distances,
+                map.distances,
                 tuple(own["absent"] or ()),
             )
         except ValueError as error:
-            self._reject("map", f"map refused: {error}")
+            self._reject("map", refusal(error))
             return
         self.get_logger().info(f"map accepted: {grid.free.shape[0]} x {grid.free.shape[1]} cells")
         if self._stopped:
@@ -359,7 +362,7 @@ class RobotNode(Node):
 
     def _send_command(self, command: np.ndarray, now: float) -> None:
         stamp = Time(nanoseconds=round(now * 1e9)).to_msg()
-        self._wheels.send(self.robot.name, stamp, *command.tolist())
+        self._cmd_vel.send(self.robot.name, stamp, *command.tolist())
 
     @property
     def has_driven(self) -> bool:

@@ -27,11 +27,12 @@ from rclpy.time import Time
 from std_msgs.msg import Bool
 
 from marlgpt_policy.fleet.watchdog import Watchdog
-from marlgpt_policy.nodes.cmd_vel_publishers import Wheels
+from marlgpt_policy.nodes.cmd_vel_publishers import CmdVelPublishers
 from marlgpt_policy.nodes.diagnostics import listed
 from marlgpt_policy.nodes.event_log import short
 from marlgpt_policy.nodes.messages.cdr import is_marked
-from marlgpt_policy.nodes.parameters import STRINGS, Spec, check_names, declare, robots_of
+from marlgpt_policy.nodes.parameters import PARAMETERS as fleet_parameters
+from marlgpt_policy.nodes.parameters import STRINGS, Spec, check_names, declare, refuse_unused, robots_of
 from marlgpt_policy.nodes.qos import BEST_EFFORT, RELIABLE
 
 PARAMETERS: dict[str, Spec] = {
@@ -58,6 +59,7 @@ class WatchdogNode(Node):
             ValueError: naming the parameter that is wrong.
         """
         super().__init__("watchdog_node", **options)
+        refuse_unused(self, PARAMETERS, fleet_parameters, any_value=True)
         declare(self, PARAMETERS, read_only=True)
         values = {name: self.get_parameter_or(name, None) for name in PARAMETERS}
         values = {name: None if value is None else value.value for name, value in values.items()}
@@ -70,7 +72,7 @@ class WatchdogNode(Node):
             )
         # Two periods early: one until the next check, one for a check that comes late.
         self.watchdog = Watchdog(robots, timeout - 2 / rate)
-        self._wheels = Wheels(self, marked=True)
+        self._cmd_vel = CmdVelPublishers(self, marked=True)
         self._stops: dict[str | None, tuple] = {}
         self._connect(None)
         for robot in robots:
@@ -98,7 +100,7 @@ class WatchdogNode(Node):
         )
         if robot is not None:
             entry = self._fleet.entry(robot)
-            self._wheels.add(entry)
+            self._cmd_vel.add(entry)
             kind, heard = TwistStamped if entry.stamped_cmd_vel else Twist, partial(self._on_command, robot)
             self.create_subscription(kind, entry.cmd_vel_topic, heard, BEST_EFFORT, raw=True)
 
@@ -146,7 +148,7 @@ class WatchdogNode(Node):
         if held:
             stamp = self.get_clock().now().to_msg()
             for robot in held:
-                self._wheels.send(robot, stamp)
+                self._cmd_vel.send(robot, stamp)
         for stop in self.watchdog.repeats(now):
             self._stops[stop][0].publish(Bool(data=True))
             self.get_logger().warning(f"the stop of {stop or 'the fleet'} is not confirmed; repeated")
