@@ -55,13 +55,13 @@ COVERED = {
             "lambda _, r: conversions.grid_response(self.grid, r)",
         },
     },
-    "nodes/operator_services.py": {
+    "operator_services.py": {
         "test_the_fleet_node_survives": {
             "self.emergency_stop", "self._stop", "self._resume", "partial(self._command, act)", "self._load_policy",
             "partial(self._command, self._stop_robot)",
         },
     },
-    "nodes/navigate_action.py": {
+    "navigate_action.py": {
         "test_the_fleet_node_survives": {"self._accept", "self._execute", "lambda _: CancelResponse.ACCEPT"},
     },
     "presence.py": {"test_the_fleet_node_survives": {"self._on_heartbeat"}},
@@ -71,7 +71,7 @@ COVERED = {
             "self._on_stop", "self._on_resume", "self._on_get_grid",
         },
     },
-    "nodes/pose_sources.py": {
+    "pose_sources.py": {
         "test_the_fleet_node_survives": {"callback"},
         "test_transforms_are_survived": {"heard", "static"},
     },

@@ -116,7 +116,9 @@ class Localisation:
         """
         robots, period = self.robots, self.config.control_period
         elapsed = now - self.last_tick if math.isfinite(self.last_tick) else period
-        if elapsed > self.config.pose_timeout:  # a freeze, or the clock jumped ahead: nothing was seen meanwhile
+        if (
+            elapsed > self.config.pose_timeout
+        ):  # a freeze, or the clock jumped ahead: nothing was seen meanwhile
             settling = self.last_tick - robots.first_pose < self.config.first_settle
             robots.first_pose[settling] += elapsed
         late = elapsed > max(self.latency, 3 * period) + period

@@ -69,7 +69,7 @@ class FleetNode(LifecycleNode):
         stops: Stops in force, whatever comes and goes otherwise.
         event_log: Log and counter of refused messages.
         cmd_vel: Publishers of the commands.
-        poses: Where the robots' poses come from.
+        pose_sources: Where the robots' poses come from.
         operator: Services; None unless configured.
         presence: Heartbeats, and who else drives these robots.
         request_limits: Lets requests in, behind control periods and stops.
@@ -140,7 +140,7 @@ class FleetNode(LifecycleNode):
         self.policy = PolicySwap(policy, settings.fleet.control_period, self._on_rollback)
         self.presence = Presence(self, settings.fleet.control_period)
         self.cmd_vel = CmdVelPublishers(self)
-        self.poses = Poses(
+        self.pose_sources = Poses(
             self, self.listen, settings.map_frame, self._refuse_pose, lambda: self.fleet is not None
         )
         self._publish()
@@ -278,7 +278,7 @@ class FleetNode(LifecycleNode):
         """Talk with a robot from now on."""
         robot = self.settings.robots_file.entry(name)
         self.cmd_vel.add(robot)
-        self.poses.add(robot, partial(self._on_pose, index))
+        self.pose_sources.add(robot, partial(self._on_pose, index))
         self._topics[name] = [
             self.listen(PoseStamped, robot.goal_topic, partial(self._on_goal, index), RELIABLE),
             self.listen(
@@ -290,7 +290,7 @@ class FleetNode(LifecycleNode):
     def leave(self, index: int, name: str) -> None:
         """Neither hear nor command a robot any more."""
         self.cmd_vel.remove(name)
-        self.poses.remove(name)
+        self.pose_sources.remove(name)
         self._pose_stamp.pop(index, None)
         self._early_goals.pop(index, None)
         for subscription in self._topics.pop(name, []):
@@ -320,7 +320,7 @@ class FleetNode(LifecycleNode):
         now = self.now()
         if now < self._newest_clock - 0.5:
             self._pose_stamp.clear()
-            self.poses.forget_times()
+            self.pose_sources.forget_times()
             self._last_tick = -1.0
             back = self._newest_clock - now
             text = f"the clock went back by {back:.2f} s"
@@ -448,7 +448,7 @@ class FleetNode(LifecycleNode):
             return
         if 0.0 <= now - self._last_tick < 0.5 * self.settings.fleet.control_period:
             return  # a request found this period overdue and has let it begin
-        self.poses.poll()
+        self.pose_sources.poll()
         if self.settings.trigger == "timer" or now - self._last_tick > 2 * self.settings.fleet.control_period:
             self._tick(now)
 
@@ -476,7 +476,7 @@ class FleetNode(LifecycleNode):
             return
         doubt = self.presence.doubt()
         if doubt:
-            fleet.commands[:] = 0.0
+            fleet.stand()
             self.event_log.repeat("error", "contested", "contested", f"all robots stand: {doubt}")
         self._command(now)
         self.presence.beat(now)
@@ -517,7 +517,7 @@ class FleetNode(LifecycleNode):
     def stand(self) -> None:
         """Command standstill at once, not in the next control period."""
         if self.fleet is not None and self._active:
-            self.fleet.commands[:] = 0.0
+            self.fleet.stand()
             self._command(self.now())
 
     def _publish_state(self, now: float) -> None:

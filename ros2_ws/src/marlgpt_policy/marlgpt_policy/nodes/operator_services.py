@@ -84,7 +84,7 @@ class OperatorServices:
         index = node.index_of(name)
         if index is not None and (new or not node.fleet.halted[index] or node.fleet.commands[index].any()):
             node.fleet.stop(index)
-            node.fleet.commands[index] = 0.0
+            node.fleet.stand(index)
             node.cmd_vel.send(name, node.get_clock().now().to_msg())
         if new:
             text = f"'{name}' stopped until fleet/resume_robot is called"
