@@ -52,7 +52,7 @@ COVERED = {
     "task_source.py": {
         "test_the_task_source_survives": {"self._on_state", "self._on_robot_state", "self._on_grid"}
     },
-    "bags/bag_writer.py": {"test_the_recorder_survives": {"lambda data: self._write(name, topic, data)"}},
+    "recorder_node.py": {"test_the_recorder_survives": {"lambda data: self._write(name, topic, data)"}},
     "demo_monitor.py": {
         "test_the_monitor_survives": {
             "self._on_state", "self._on_decision", "self._on_truth", "self._on_status",
@@ -65,7 +65,7 @@ COVERED = {
         },
         "test_answers_to_the_view_survive": {"self._on_radius"},
     },
-    "nodes/operator_calls.py": {
+    "operator_calls.py": {
         "test_answers_to_the_view_survive": {
             "lambda _: loop.call_soon_threadsafe(hand_over)", "lambda done: self._on_result(command.robot, done)",
         },
