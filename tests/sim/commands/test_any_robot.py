@@ -188,16 +188,17 @@ def run(module, *parameters):
 
 
 @pytest.mark.parametrize(
-    "node",
+    ("node", "more"),
     [
-        "marlgpt_policy.nodes.fleet_node", "marlgpt_policy.nodes.robot_node", "marlgpt_policy.nodes.watchdog_node",
-        "marlgpt_sim.nodes.simulator", "marlgpt_sim.nodes.task_source",
+        ("marlgpt_policy.nodes.fleet_node", ["autostart:=true"]), ("marlgpt_policy.nodes.robot_node", ["name:=alice"]),
+        ("marlgpt_policy.nodes.watchdog_node", []), ("marlgpt_sim.nodes.simulator", []),
+        ("marlgpt_sim.nodes.task_source", []),
     ],
 )  # fmt: skip
-def test_every_node_says_what_is_wrong_in_the_file(node, tmp_path):
+def test_every_node_says_what_is_wrong_in_the_file(node, more, tmp_path):
     file = tmp_path / "robots.yaml"
     file.write_text("robots: {alice: {raduis: 1}}")
-    ended = run(node, f"robots_file:={file}", "name:=alice", "autostart:=true")
+    ended = run(node, f"robots_file:={file}", *more)
     assert ended.returncode in (1, 2)
     output = ended.stdout + ended.stderr
     assert f"{file}: robot 'alice': key 'raduis' is unknown; did you mean 'radius'?" in output, output
