@@ -32,23 +32,10 @@ GRAPH = (
     "msgs",
 )
 """Folders whose tests start nodes or talk over DDS."""
-LONGEST = (
-    "sim/soak/test_soak_slice.py",
-    "policy/nodes/test_fleet_node_faults.py",
-    "sim/soak/test_soak.py",
-    "policy/motion/test_motion_model.py",
-    "policy/nodes/test_fuzz_nodes.py",
-    "training/train/test_train.py",
-    "policy/nodes/test_robot_node.py",
-    "training/export/test_export.py",
-)
-"""Files that take longest. They come first: begun last, one process would work on while the others are done."""
 
 
 def pytest_collection_modifyitems(items):
-    """Mark tests by where they lie, for `make test-quick`; begin with the longest files."""
-    rank = {name: k for k, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path.relative_to(HERE).as_posix(), len(LONGEST)))
+    """Mark tests by where they lie, for `make test-quick`."""
     for item in items:
         folder = item.path.parent.relative_to(HERE).as_posix()
         if folder.startswith(GRAPH):
