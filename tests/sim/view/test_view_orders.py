@@ -114,4 +114,8 @@ def test_a_listener_that_has_died_confirms_nothing(node, operator, serves):
     killed(node, serves)
     ok, text = stop(operator)
     assert not ok
-    assert ("did not answer" if serves else "not received by all of 1 listeners") in text
+    # Whether the dead service had been matched with the operator's client before it died is chance.
+    told = (
+        ("did not answer", "nobody serves fleet/stop") if serves else ("not received by all of 1 listeners",)
+    )
+    assert any(words in text for words in told), text
