@@ -76,7 +76,10 @@ def code_hash() -> str:
         root = Path(package.__file__).parent
         for file in sorted(root.rglob("*.py")):
             parts = file.relative_to(root).parts
-            if parts[0] in ("nodes", "view", "gazebo", "commands") or file.stem in ("soak_report", "cut_down"):
+            if parts[0] in ("nodes", "view", "gazebo", "commands") or file.stem in (
+                "soak_report",
+                "cut_down",
+            ):
                 continue
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
