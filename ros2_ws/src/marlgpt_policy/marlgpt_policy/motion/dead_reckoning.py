@@ -80,10 +80,6 @@ class DeadReckoning:
         """float64[n] metres of way that each robot was commanded between two times float[n], s."""
         return np.maximum(self._moved_since(start)[:, 3] - self._moved_since(end)[:, 3], 0.0)
 
-    def turned_between(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """float64[n] rad that each robot was commanded to turn, either way, between two times float[n], s."""
-        return np.maximum(self._moved_since(start)[:, 4] - self._moved_since(end)[:, 4], 0.0)
-
     def disoriented(
         self,
         measured: np.ndarray,
@@ -97,7 +93,7 @@ class DeadReckoning:
 
         Args:
             measured: float64[n] s, times of their poses.
-            now: s.
+            now: s, time of the last :meth:`note`.
             latency: s within which a command acts.
             period: s, a control period.
             speed: float64[n] m/s that they roll at.
@@ -109,12 +105,13 @@ class DeadReckoning:
         late = now - measured > LATE * period + 1e-6
         if not late.any():
             return late
-        last = np.full(len(measured), now)
-        turned = SLIPS * np.clip(now - measured - NOTICED, 0.0, 10.0)
-        turned += np.maximum(
-            self.turned_between(measured - latency, measured), self.turned_between(last - latency, last)
+        driven = self._moved_since(measured)
+        unknown = self._moved_since(measured - latency)[:, 4] - driven[:, 4]
+        latest = self._moved_since(np.full(len(measured), now - latency))[:, 4]
+        turned = SLIPS * np.clip(now - measured - NOTICED, 0.0, 10.0) + np.maximum(
+            np.maximum(unknown, latest), 0.0
         )
-        way = self.driven_between(measured, last) + speed * period + speed**2 / (2 * acceleration)
+        way = np.maximum(driven[:, 3], 0.0) + speed * period + speed**2 / (2 * acceleration)
         return late & (drift(turned, way) > DRIFT)
 
     def _moved_since(self, times: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 
 from marlgpt_policy.grid.distance_field import DistanceField
 from marlgpt_policy.grid.geometry import distance_to_segment
+from marlgpt_policy.motion.docking_cell import docking_cells
 from marlgpt_policy.motion.edge_coupling import Edges
 from marlgpt_policy.motion.floor import Floor
 from marlgpt_policy.motion.safety_margins import TRACKING_ERROR
@@ -230,20 +231,10 @@ class Docking:
         nearest = self.grid.cell_of(position)
         if not (self.grid.inside(nearest) or self.grid.inside(nearest + 1) or self.grid.inside(nearest - 1)):
             return None, f"pose ({position[0]:.2f}, {position[1]:.2f}) lies outside the map"
-        around = [nearest + (dr, dc) for dr in (-1, 0, 1) for dc in (-1, 0, 1)]
-        free = [cell for cell in around if self.grid.inside(cell) and self.grid.free[tuple(cell)]]
-        free.sort(key=lambda cell: float(np.hypot(*(self.grid.centre(cell) - position))))
         reason = f"no free cell near its pose ({position[0]:.2f}, {position[1]:.2f})"
-        for cell in free:
-            centre = self.grid.centre(cell)
-            distance = float(np.hypot(*(centre - position)))
-            if distance > self.tolerance:
-                if self.distances is None or distance > self.grid.cell_size:
-                    continue
-                if self.distances.along(position, centre) < min(self.radius, self.distances.at(position)):
-                    continue
+        for cell in docking_cells(self.grid, self.distances, position, self.radius, self.tolerance):
             others = set(self.reservations.queue(cell)) - {i}
-            close = self._too_close(i, position, centre)
+            close = self._too_close(i, position, self.grid.centre(cell))
             if not others and not len(close):
                 return cell, ""
             blockers = set(close.tolist()) | others

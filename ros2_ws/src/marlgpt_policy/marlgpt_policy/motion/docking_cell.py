@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,15 +15,15 @@ DOCKING_GAP = 0.03
 """Metres between the discs of two robots, beyond touching, that are left where one stands off a cell's centre."""
 
 
-def docking_cell(
+def docking_cells(
     grid: NavGrid, distances: DistanceField | None, position: np.ndarray, radius: float, tolerance: float
-) -> Cell | None:
-    """The nearest free cell whose centre a robot at ``position`` float[2] m can drive to in a straight line.
+) -> Iterator[np.ndarray]:
+    """Free cells int[2], nearest first, whose centres a robot at ``position`` can drive to in a straight line.
 
     Args:
         grid: The cells.
         distances: Clearance of the map; without it only a robot at a centre has such a cell.
-        position: Where the robot stands, grid's frame, m.
+        position: float64[2], where the robot stands, grid's frame, m.
         radius: Of the robot, m.
         tolerance: Distance from a centre that counts as there, m.
     """
@@ -39,8 +40,15 @@ def docking_cell(
             # A robot that stands too close to a wall for the map may still drive away from it.
             if distances.along(position, centre) < min(radius, float(distances.at(position))):
                 continue
-        return int(cell[0]), int(cell[1])
-    return None
+        yield cell
+
+
+def docking_cell(
+    grid: NavGrid, distances: DistanceField | None, position: np.ndarray, radius: float, tolerance: float
+) -> Cell | None:
+    """The first of :func:`docking_cells`; None if there is none."""
+    cell = next(docking_cells(grid, distances, position, radius, tolerance), None)
+    return None if cell is None else (int(cell[0]), int(cell[1]))
 
 
 def touched(grid: NavGrid, position: np.ndarray, cell: Cell, radius: float) -> list[Cell]:
